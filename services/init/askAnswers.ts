@@ -4,8 +4,10 @@ import { LxstowError } from '../contract/errors.ts';
 import type { Finding } from '../doctor/finding.ts';
 import type { Earlier } from './configurationFile.ts';
 import {
+  type Access,
   type Nightly,
   placeText,
+  readAccess,
   readBucket,
   readDays,
   readKey,
@@ -55,6 +57,7 @@ export interface AnswerOptions {
 
 export interface InitAnswers {
   store: Store;
+  access: Access;
   /** `none`: the schedule of an earlier init is deleted. Undefined: no schedule is touched. */
   nightly: Nightly | 'none' | undefined;
   /** What to back up now: an instance, all, or none. */
@@ -68,6 +71,8 @@ export interface Asking {
   repeated: boolean;
   server: LocalServer;
   env: NodeJS.ProcessEnv;
+  /** The state directory. */
+  state: string;
   stop: AbortSignal;
   /** Undefined with --yes. */
   asker: Asker | undefined;
@@ -114,10 +119,18 @@ export async function chooseServer(
 }
 
 export async function findAnswers(asking: Asking): Promise<InitAnswers> {
+  const { earlier } = asking;
+  if (asking.options.store === undefined && earlier?.hasStore && !earlier.store)
+    throw new LxstowError(
+      'conflict',
+      'the configuration names a store without its keys: add s3.accessKey and s3.secretKey, or give --store',
+    );
   const store =
     asking.options.store === undefined && !asking.asker ? await usualStore(asking) : await findStore(asking);
-  return { store, nightly: await findNightly(asking), backup: await findBackup(asking) };
+  return { store, access: accessIn(asking), nightly: await findNightly(asking), backup: await findBackup(asking) };
 }
+
+const accessIn = ({ earlier, env }: Asking) => readAccess(earlier?.access ?? {}, env);
 
 /** With --yes and without --store: the configured store, otherwise a folder on this machine. */
 async function usualStore(asking: Asking): Promise<Store> {
@@ -192,8 +205,10 @@ async function findS3(
   };
 }
 
-async function tried(store: Store, { server, env, stop }: Asking): Promise<Finding[]> {
-  return 'folder' in store ? tryFolder(store, server, env) : tryS3(store, stop);
+async function tried(store: Store, asking: Asking): Promise<Finding[]> {
+  return 'folder' in store
+    ? tryFolder(store, asking.server, asking)
+    : tryS3({ ...store, ...accessIn(asking) }, asking.stop);
 }
 
 /** Prints the findings; whether the store can be used. */
@@ -216,18 +231,20 @@ async function findNightly(asking: Asking): Promise<InitAnswers['nightly']> {
   // An existing schedule stays unchanged, unless the options say otherwise.
   if (repeated && nightly === undefined && keepDaily === undefined && !asker) return undefined;
   const asIs = 'as it is';
+  // With --yes, even a schedule that init has not made stays as it is.
+  const stays = repeated || !asker;
   const time = await answer(asking, {
     text: 'Back up every instance every night? Give a time, or no',
-    usual: repeated ? asIs : usualTime,
+    usual: stays ? asIs : usualTime,
     flag: '--nightly',
     given: nightly ?? (repeated && keepDaily !== undefined ? asIs : undefined),
     read: (text) => (text === asIs ? asIs : readTime(text)),
   });
   if (time === undefined) return repeated ? 'none' : undefined;
-  if (time === asIs && keepDaily === undefined) return undefined;
+  if (repeated && time === asIs && keepDaily === undefined) return undefined;
   const days = await answer(asking, {
     text: 'For how many nights should backups be kept?',
-    usual: repeated ? asIs : String(usualKeepDaily),
+    usual: stays ? asIs : String(usualKeepDaily),
     flag: '--keep-daily',
     given: keepDaily,
     read: (text) => (text === asIs ? undefined : readDays(text)),

@@ -5,11 +5,12 @@ import { dirname, join, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { type Document, isMap, isScalar, parseDocument } from 'yaml';
 import { LxstowError } from '../contract/errors.ts';
-import { type S3Place, type Store, usualBucket, usualRegion } from './initAnswers.ts';
+import { type Access, readAccess, type S3Place, type Store, usualBucket, usualRegion } from './initAnswers.ts';
 import { type Places, writeSecret } from './places.ts';
 
 interface Settings {
   store: Store;
+  access: Access;
   /** LXD's or Incus' socket. */
   socket: string;
   state: string;
@@ -29,16 +30,24 @@ export const usualPorts: Ports = { gateway: 8443, gatewayHealth: 8081, workerHea
 /** What the configuration already says about what init asks. */
 export interface Earlier {
   store: Store | undefined;
+  /** It names a store, whose keys may be elsewhere. */
+  hasStore: boolean;
+  access: Access;
   socket: string | undefined;
   ports: Ports;
   /** It names a NATS: that of parts that are set up by hand. */
   hasNats: boolean;
 }
 
+/** In the configuration of the Debian package, until somebody sets it up. */
+const placeholder = { endpoint: 'http://127.0.0.1:9000', bucket: usualBucket };
+/** Where the package's services take the key from. */
+const keyFile = '/etc/lxstow/credentials/s3-access-key';
+
 /** Those that init reads or writes. */
 const sections = ['s3', 'remotes', 'gateway', 'worker'];
 
-export function readEarlier({ config }: Places): Earlier | undefined {
+export function readEarlier({ config, system }: Places): Earlier | undefined {
   if (!existsSync(config)) return undefined;
   const read = documentIn(readFileSync(config, 'utf8'), config).toJS() ?? {};
   const { s3 = {}, remotes = {}, gateway = {}, worker = {}, nats } = read;
@@ -46,6 +55,12 @@ export function readEarlier({ config }: Places): Earlier | undefined {
   const place = accessKey && secretKey && { endpoint, bucket, region, accessKey, secretKey, ...(ca && { ca }) };
   return {
     store: folder ? { folder } : place || undefined,
+    hasStore:
+      Boolean(folder || place) ||
+      (endpoint ?? placeholder.endpoint) !== placeholder.endpoint ||
+      bucket !== placeholder.bucket ||
+      (system && existsSync(keyFile)),
+    access: readAccess(s3, {}),
     socket: remotes[worker.remote ?? 'local']?.socket,
     hasNats: nats?.servers !== undefined,
     ports: {
@@ -114,11 +129,12 @@ gateway:
 #   bandwidth: 08:00,20MiB 23:00,off
 `;
 
-function values({ store, socket, state, ports }: Settings): [path: string[], value: unknown][] {
+function values({ store, access, socket, state, ports }: Settings): [path: string[], value: unknown][] {
   const ownPort = (path: string[], port: number, usual: number): [string[], unknown][] =>
     port === usual ? [] : [[path, port]];
   return [
     ...storeValues(store, ports),
+    ...Object.entries(access).map(([key, value]): [string[], unknown] => [['s3', key], value]),
     [['remotes', 'local', 'socket'], socket],
     [['gateway', 'stateDir'], state],
     ...ownPort(['gateway', 'port'], ports.gateway, usualPorts.gateway),

@@ -19,8 +19,16 @@ export interface FolderPlace {
 
 export type Store = S3Place | FolderPlace;
 
+/** Keys of `s3` without which the backups are not found, or not read. Nobody is asked for them: they are in the configuration, or in the environment. */
+export interface Access {
+  prefix?: string;
+  pathStyle?: boolean;
+  checksumHeaders?: boolean;
+}
+
+/** What is undefined stays as it is in an existing schedule, and is usual in a new one. */
 export interface Nightly {
-  /** `03:00`, in this machine's zone. Undefined: as it is scheduled. */
+  /** `03:00`, in this machine's zone. */
   time: string | undefined;
   keepDaily: number | undefined;
 }
@@ -87,6 +95,23 @@ export function readYes(text: string): boolean {
   if (/^(y|yes)$/i.test(text.trim())) return true;
   if (/^(n|no)$/i.test(text.trim())) return false;
   throw wrong(`${JSON.stringify(text)}: answer yes or no`);
+}
+
+/** The environment takes precedence over the configuration. Throws bad-request. */
+export function readAccess({ prefix, pathStyle, checksumHeaders }: Access, env: NodeJS.ProcessEnv): Access {
+  const given = {
+    prefix: env.LXSTOW_S3_PREFIX ?? prefix,
+    pathStyle: readSwitch('LXSTOW_S3_PATH_STYLE', env) ?? pathStyle,
+    checksumHeaders: readSwitch('LXSTOW_S3_CHECKSUM_HEADERS', env) ?? checksumHeaders,
+  };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}
+
+function readSwitch(name: string, env: NodeJS.ProcessEnv): boolean | undefined {
+  const text = env[name];
+  if (text === undefined) return undefined;
+  if (text === 'true' || text === 'false') return text === 'true';
+  throw wrong(`${name} is ${JSON.stringify(text)}: set it to true or false`);
 }
 
 /** In words: the folder, or the bucket and its server. */

@@ -22,6 +22,10 @@ export interface InitRecord {
   /** Whether there was a configuration before; it is kept next to the new one. */
   hadConfiguration: boolean;
   state: string;
+  /** Whether the state directory had NATS's files before: those of a standalone that was set up by hand. Then --undo leaves it. */
+  hadState?: boolean;
+  /** Whether init has created the schedule. */
+  madeNightly?: boolean;
   natsPort: number;
   service: 'systemd' | 'background';
   /** Files that it wrote for systemd. */

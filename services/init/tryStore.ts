@@ -1,16 +1,17 @@
 /** Tries a store before anything is written: an S3 server by doctor's checks, a folder by writing to it. */
 import { existsSync, statSync } from 'node:fs';
-import { mkdir, rm, rmdir, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { mkdir, realpath, rm, rmdir, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { sizeText } from '../contract/amounts.ts';
 import { systemCode } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import { examine, type Finding, reportTo } from '../doctor/finding.ts';
 import { examineRoom, poolsBeside } from '../doctor/folder.ts';
 import { examineS3 } from '../doctor/s3.ts';
+import { markerName } from '../storage/folder/folderMarker.ts';
 import { createS3Store } from '../storage/s3/s3.ts';
 import { createLogger } from '../telemetry/logger.ts';
-import type { FolderPlace, S3Place } from './initAnswers.ts';
+import type { Access, FolderPlace, S3Place } from './initAnswers.ts';
 import { findProgram } from './programs.ts';
 import type { LocalServer } from './servers.ts';
 
@@ -18,7 +19,7 @@ const bucketMs = 10_000;
 const probeBytes = 1024 * 1024;
 
 /** Creates the bucket if it is not there. */
-export async function tryS3(place: S3Place, stop: AbortSignal): Promise<Finding[]> {
+export async function tryS3(place: S3Place & Access, stop: AbortSignal): Promise<Finding[]> {
   const config = check('config.json', { s3: { ...place } }, 'the store', 'bad-request');
   const log = createLogger(config.log, {});
   log.silent = true;
@@ -35,7 +36,7 @@ export async function tryS3(place: S3Place, stop: AbortSignal): Promise<Finding[
 export async function tryFolder(
   { folder }: FolderPlace,
   server: LocalServer,
-  env: NodeJS.ProcessEnv,
+  { env, state }: { env: NodeJS.ProcessEnv; state: string },
 ): Promise<Finding[]> {
   const findings: Finding[] = [];
   const report = reportTo(findings, 's3');
@@ -46,6 +47,16 @@ export async function tryFolder(
       'Install it (docs/install.md), or give the URL of an S3 server.',
     );
     return findings;
+  }
+  if (await isIn(folder, state)) {
+    // Earlier versions allowed it: such a store goes on.
+    const isStore = existsSync(join(folder, markerName));
+    report(
+      isStore ? 'warning' : 'problem',
+      `${folder} is in lxstow's own folder, ${state}`,
+      'Use another folder: who removes lxstow may remove this one, too.',
+    );
+    if (!isStore) return findings;
   }
   let made = false;
   try {
@@ -67,6 +78,16 @@ export async function tryFolder(
       'Use another disk, a NAS or an S3 server instead.',
     );
   return findings;
+}
+
+async function isIn(path: string, folder: string): Promise<boolean> {
+  return `${await withoutLinks(path)}/`.startsWith(`${await withoutLinks(folder)}/`);
+}
+
+/** The path without symbolic links, as far as it exists. */
+async function withoutLinks(path: string): Promise<string> {
+  if (path === '/') return path;
+  return realpath(path).catch(async () => join(await withoutLinks(dirname(path)), basename(path)));
 }
 
 /** Returns whether it did not exist. */

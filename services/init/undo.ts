@@ -6,18 +6,18 @@ import { keptConfiguration } from './configurationFile.ts';
 import type { InitRecord, Places } from './places.ts';
 import { stopService } from './standaloneService.ts';
 
-/** The folder in the state directory that stays: it has the keys of VersityGW. */
+/** What lxstow writes into its state directory, except the keys of VersityGW. Only this is removed: everything else may be backups. packaging/deb/postrm has the same list. */
+const ownFiles = ['nats', 'server.crt', 'server.key', 'lxstow.log', 'standalone.pid', 'standalone.pid.part'];
+/** The folder in the state directory with the keys of VersityGW. */
 const keysOfStore = 'store';
 
 /** Returns what stays, a line each. */
 export async function undo(places: Places, record: InitRecord): Promise<string[]> {
   await stopService(places, record.service, record.units);
   const kept = [`the backups: ${record.store}`];
-  const { state } = record;
-  for (const name of existsSync(state) ? await readdir(state) : [])
-    if (name !== keysOfStore) await rm(join(state, name), { recursive: true, force: true });
-  const keys = join(state, keysOfStore);
-  if (existsSync(keys)) kept.push(`the keys of the store's server: ${keys}`);
+  if (record.hadState)
+    kept.push(`${record.state}, which was there before: trusted clients with this user, schedules, jobs`);
+  else kept.push(...(await removeState(record.state)));
   const aside = `${places.config}.undone`;
   // An interrupted undo may already have restored the configuration from before init.
   const isBack = record.hadConfiguration && existsSync(aside) && !existsSync(keptConfiguration(places));
@@ -30,4 +30,14 @@ export async function undo(places: Places, record: InitRecord): Promise<string[]
   if (existsSync(places.page)) kept.push(`the recovery page, with keys: ${places.page}`);
   await rm(places.record, { force: true });
   return kept;
+}
+
+async function removeState(state: string): Promise<string[]> {
+  for (const name of ownFiles) await rm(join(state, name), { recursive: true, force: true });
+  const keys = join(state, keysOfStore);
+  const others = existsSync(state) ? (await readdir(state)).filter((name) => name !== keysOfStore) : [];
+  return [
+    ...(existsSync(keys) ? [`the keys of the store's server: ${keys}`] : []),
+    ...(others.length > 0 ? [`what else is in ${state}: ${others.join(', ')}`] : []),
+  ];
 }

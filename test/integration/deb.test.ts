@@ -150,6 +150,10 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     await run('mount', ['--rbind', '--make-rslave', '/dev', join(tree, 'dev')]);
     const isThere = async () => (await lxd.lxc(['list', '--format', 'csv', '--columns', 'ns'])).trim();
     const keys = `LXSTOW_S3_ACCESS_KEY=${s3.accessKey} LXSTOW_S3_SECRET_KEY=${s3.secretKey}`;
+    // Nothing is set up over a store that is configured as the package proposes it.
+    const refused = await attempt('chroot', [tree, ...clean(), 'lxstow', 'init', '--yes']);
+    assert.match(refused.stderr, /lxstow\.yaml has a store already/);
+    await type('mkdir /root/aside; mv /etc/lxstow/credentials/s3-* /root/aside');
     for (const [init, place] of [
       [`${keys} lxstow init --yes --store ${s3.endpoint}/of-the-package`, /the bucket of-the-package/],
       ['lxstow init --yes --store /srv/backups', /the folder \/srv\/backups/],
@@ -182,6 +186,7 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
       assert.match(undone, place);
       assert.match(undone, /that was there before: \/etc\/lxstow\/lxstow\.yaml/);
     }
+    await type('mv /root/aside/* /etc/lxstow/credentials');
   });
 
   it('leaves only what is the user’s when it is removed, and of its own nothing when it is purged', async () => {
@@ -196,11 +201,13 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     assert.ok(!existsSync(join(tree, 'usr/lib/lxstow')));
     await mkdir(join(tree, 'var/lib/private/lxstow/nats'), { recursive: true });
     await mkdir(join(tree, 'var/lib/lxstow/store'), { recursive: true });
+    await mkdir(join(tree, 'var/lib/lxstow/backups'));
+    await writeFile(join(tree, 'var/lib/lxstow/backups/.lxstow-store'), '');
     if (noLxd) await writeFile(join(tree, 'etc/lxstow/recovery.md'), '… Backups are in the folder /srv/backups.\n');
     const { status, stdout, stderr } = await attempt('chroot', [tree, 'dpkg', '--purge', 'lxstow']);
     assert.equal(status, 0, stderr);
     assert.match(stdout.toString(), /^lxstow: no backup was deleted\. Backups are in the folder \/srv\/backups\.$/m);
-    assert.match(stdout.toString(), /^lxstow: \/etc\/lxstow\/recovery\.md says how to restore them/m);
+    assert.match(stdout.toString(), /^lxstow: \/etc\/lxstow\/recovery\.md says how to restore the backups/m);
     assert.match(
       stdout.toString(),
       /^lxstow: the access keys of the backup folder stay in \/var\/lib\/lxstow\/store\.$/m,
@@ -208,7 +215,8 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     if (!noLxd) assert.ok(existsSync(join(tree, 'srv/backups/objects/lxstow')));
     assert.ok(!existsSync(join(tree, 'etc/lxstow/lxstow.yaml')));
     assert.ok(!existsSync(join(tree, 'var/lib/private/lxstow')));
-    assert.deepEqual(await readdir(join(tree, 'var/lib/lxstow')), ['store']);
+    assert.deepEqual((await readdir(join(tree, 'var/lib/lxstow'))).sort(), ['backups', 'store']);
+    assert.ok(existsSync(join(tree, 'var/lib/lxstow/backups/.lxstow-store')));
     const kept = (await inside('find', '/etc/lxstow', '-type', 'f')).split('\n').filter(Boolean).sort();
     assert.deepEqual(
       kept.filter((path) => !/\.undone$|recovery-/.test(path)),

@@ -147,6 +147,17 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await type('lxstow init --yes --nightly 04:15');
     const { definition } = JSON.parse(await type('lxstow schedule show nightly --format json'));
     assert.deepEqual([definition.cron, definition.keep], ['15 4 * * *', { keep_daily: 7 }]);
+    // A schedule that deletes nothing gets no rule, unless a number of nights is given.
+    const { keep: _, ...all } = definition;
+    await type(`printf '%s' '${JSON.stringify(all)}' | lxstow schedule edit nightly`);
+    for (const [options, cron, keep] of [
+      ['--nightly 05:00', '0 5 * * *', undefined],
+      ['--keep-daily 7', '0 5 * * *', { keep_daily: 7 }],
+    ] as const) {
+      await type(`lxstow init --yes ${options}`);
+      const { definition: changed } = JSON.parse(await type('lxstow schedule show nightly --format json'));
+      assert.deepEqual([changed.cron, changed.keep], [cron, keep]);
+    }
     const answered = (nightly: string) => type(`printf '%s\\n' '' '' '' '${nightly}' '' | lxstow init`);
     assert.match(await answered('no'), /the schedule nightly is deleted/);
     await type('! lxstow schedule show nightly');
@@ -168,12 +179,12 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
       const { status: was, stdout, stderr } = await shell.type(line);
       assert.deepEqual([was, reason.test(stderr)], [status, true], stdout + stderr);
     };
-    await type("mkdir -p ~/mine; echo 's3: { accessKey: a, secretKey: b }' >~/mine/lxstow.yaml");
-    await refused(
-      'lxstow -c ~/mine/lxstow.yaml init --yes',
-      73,
-      /was not written by `lxstow init`: it was not touched/,
-    );
+    await type('mkdir -p ~/mine');
+    for (const s3 of ['{ accessKey: a, secretKey: b }', '{ endpoint: https://s3.example.net, bucket: prod }']) {
+      await type(`echo 's3: ${s3}' >~/mine/lxstow.yaml`);
+      const init = 'lxstow -c ~/mine/lxstow.yaml init --yes';
+      await refused(init, 73, /has a store already, and was not written by `lxstow init`: it was not touched/);
+    }
     const elsewhere = 'lxstow -c ~/other/lxstow.yaml init --yes';
     await refused(`${elsewhere} --store ${endpoint}`, 64, /no answer to “Access key”: give --access-key-file/);
     await refused(`${keys} ${elsewhere} --store ${endpoint} --nightly 24:00`, 64, /--nightly: "24:00" is not a time/);
@@ -212,7 +223,11 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   });
 
   it('undone, the backups and their keys are where it says; the page alone brings them back elsewhere', async () => {
+    // A prefix that the owner has added is on the page after the next init.
+    await type("sed -i 's/^  bucket: lxstow$/&\\n  prefix: berlin/' /etc/lxstow/lxstow.yaml && lxstow init --yes");
+    await type('lxstow backup c1');
     const recovery = await type(`cat ${page}`);
+    assert.match(recovery, /Backups are in the bucket lxstow at http:\S+, with the prefix berlin\.\n/);
     const pid = (await type('cat /var/lib/lxstow/standalone.pid')).trim();
     const old = await type('cd /etc/lxstow; ls recovery-*.md');
     const said = await type('lxstow init --undo');
@@ -223,8 +238,8 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
       await type(`cd /etc/lxstow; ls -A . /var/lib/lxstow; cat /proc/${pid}/cmdline 2>/dev/null | wc -c`),
       `.:\nlxstow.yaml.undone\n${old}recovery.md\n\n/var/lib/lxstow:\n0\n`,
     );
-    // Of the bucket that was the store for a while, and of this one before that.
-    assert.equal(old.match(/recovery-/g)?.length, 2);
+    // Of the bucket that was the store for a while, and of this one before that, and before the prefix.
+    assert.equal(old.match(/recovery-/g)?.length, 3);
     assert.match(await type('cat /etc/lxstow/recovery-*.md'), /Backups are in the bucket other at/);
     assert.equal((await shell.type('lxstow init --undo')).status, 66);
     assert.match((await shell.type('lxstow remote list')).stdout, /no gateway is known/);
@@ -240,6 +255,33 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     assert.deepEqual(await marks(other), await marks(lxd));
     await type('lxstow init --undo', { HOME: home, XDG_CONFIG_HOME: join(home, '.config') });
     assert.ok((await stat(join(folder.path, 'minio', 'lxstow'))).isDirectory());
+  });
+
+  it('takes over the state of a standalone that was set up by hand, and leaves it when it is undone', async () => {
+    await type('rm -rf /etc/lxstow /var/lib/lxstow ~/.config/lxstow; mkdir ~/hand');
+    const s3 = { endpoint, bucket: 'lxstow', accessKey: 'lxstow', secretKey: 'change-me-now' };
+    const config = JSON.stringify({ s3, gateway: { stateDir: '/var/lib/lxstow' } });
+    await type(`printf '%s' '${config}' >~/hand/lxstow.yaml`);
+    const byHand = async (line: string) => {
+      const ready = 'until curl -sf http://127.0.0.1:8081/readyz; do sleep 0.1; done';
+      await type(`cd; lxstow -c ~/hand/lxstow.yaml standalone >>~/hand/log 2>&1 & echo $! >~/hand/pid; ${ready}`);
+      const said = await type(line);
+      await type('pid=$(cat ~/hand/pid); kill $pid; while grep -qs . /proc/$pid/cmdline; do sleep 0.1; done');
+      return said;
+    };
+    const token = 'lxstow -c ~/hand/lxstow.yaml trust token me';
+    await byHand(`${token} | lxstow remote add hand - && lxstow schedule create nightly --cron '0 1 * * *' --all`);
+    const init = `${keys} lxstow init --yes --store ${endpoint}/lxstow --backup none`;
+    assert.match(await type(init), /the schedule nightly was there before, and stays as it is; due next: \S+T01:00/);
+    assert.match(await type('lxstow init --undo'), /\/var\/lib\/lxstow, which was there before: trusted clients/);
+    const { definition } = JSON.parse(await byHand('lxstow schedule show nightly --format json'));
+    assert.deepEqual([definition.cron, definition.keep], ['0 1 * * *', undefined]);
+    // Its own schedule, which deletes backups, does not stay.
+    await byHand('lxstow schedule delete nightly && lxstow schedule create mine --cron @daily --all');
+    assert.match(await type(init), /next backup of every instance: /);
+    await type('lxstow init --undo');
+    assert.deepEqual((await byHand('lxstow schedule list')).match(/nightly|mine/g), ['mine']);
+    await type('rm -rf /etc/lxstow /var/lib/lxstow ~/.config/lxstow');
   });
 
   it('with systemd it starts a service, and --undo removes it', async () => {
@@ -280,7 +322,7 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
   const noOthers = { skip: others ? false : 'there are no user namespaces' };
   it('without root, it sets up beside the configuration of the machine', noOthers, async () => {
     const machines = 's3: { accessKey: a, secretKey: b }\n';
-    await type(`mkdir -p /etc/lxstow; printf '${machines}' >/etc/lxstow/lxstow.yaml`);
+    await type(`rm -rf /etc/lxstow; mkdir /etc/lxstow; printf '${machines}' >/etc/lxstow/lxstow.yaml`);
     const home = join(folder.path, 'annas-home');
     await mkdir(home);
     const env = { HOME: home, XDG_CONFIG_HOME: join(home, '.config') };

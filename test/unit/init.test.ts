@@ -1,9 +1,19 @@
 /** `lxstow init`: how it reads answers, which server it takes, what it writes for systemd and into the configuration. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { parse } from 'yaml';
 import { loadConfig } from '../../services/contract/config.ts';
 import { poolsBeside } from '../../services/doctor/folder.ts';
 import { isOlder } from '../../services/doctor/nats.ts';
@@ -18,8 +28,9 @@ import {
 } from '../../services/init/configurationFile.ts';
 import { readBucket, readDays, readPlace, readTime, readYes, type S3Place } from '../../services/init/initAnswers.ts';
 import { placesFor } from '../../services/init/places.ts';
-import { recoveryPage } from '../../services/init/recoveryPage.ts';
+import { recoveryPage, writePage } from '../../services/init/recoveryPage.ts';
 import type { LocalServer } from '../../services/init/servers.ts';
+import { undo } from '../../services/init/undo.ts';
 import { unitFiles } from '../../services/init/units.ts';
 
 const place: S3Place = {
@@ -37,7 +48,7 @@ const server = (product: 'LXD' | 'Incus', instances: number): LocalServer => ({
   instances: Array.from({ length: instances }, (_, index) => `c${index}`),
   pools: [],
 });
-const settings = { store: place, socket: '/s', state: '/state', ports: usualPorts };
+const settings = { store: place, access: {}, socket: '/s', state: '/state', ports: usualPorts };
 
 /** Gives these answers, one after the other, and remembers what was asked and refused. */
 function person(...answers: string[]) {
@@ -121,6 +132,8 @@ describe('answers to lxstow init', () => {
     const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
     writeFileSync(join(folder, 'versitygw'), '', { mode: 0o755 });
     writeFileSync(join(folder, 'file'), '');
+    mkdirSync(join(folder, 'state'));
+    symlinkSync(join(folder, 'state'), join(folder, 'link'));
     const said: string[] = [];
     const asking = {
       options: {},
@@ -128,10 +141,12 @@ describe('answers to lxstow init', () => {
       repeated: false,
       server: server('LXD', 2),
       env: { PATH: folder },
+      state: join(folder, 'state'),
       stop: new AbortController().signal,
       say: (text: string) => void said.push(text),
     };
-    const wrong = ['/nowhere/at/all', `${folder}/file`, `${folder}/file/below`];
+    const own = [`${folder}/state`, `${folder}/link/store`];
+    const wrong = ['/nowhere/at/all', `${folder}/file`, `${folder}/file/below`, ...own];
     const asker = person(...wrong, `${folder}/store`, 'no', 'c7', 'c1');
     const { store, nightly, backup } = await findAnswers({ ...asking, asker });
     assert.deepEqual([store, nightly, backup], [{ folder: `${folder}/store` }, undefined, { instance: 'c1' }]);
@@ -140,31 +155,54 @@ describe('answers to lxstow init', () => {
       'problem  /nowhere/at does not exist',
       `problem  ${folder}/file is not a folder`,
       `problem  ${folder}/file is not a folder`,
+      ...own.map((each) => `problem  ${each} is in lxstow's own folder, ${folder}/state`),
     ]);
     assert.match(said.join('\n'), /store can be written to\n.* are free in /);
     assert.ok(!existsSync(`${folder}/store`), 'nothing is made before all is answered');
     const flags = { store: `${folder}/store`, nightly: '01:30', keepDaily: '5', backup: 'none' };
     assert.deepEqual(await findAnswers({ ...asking, options: flags, asker: undefined }), {
       store,
+      access: {},
       nightly: { time: '01:30', keepDaily: 5 },
       backup: 'none',
     });
+    // What nobody chose is not an answer: a schedule that is there already stays as it is.
+    const yes = { ...asking, asker: undefined, options: { store: `${folder}/store`, backup: 'none' } };
+    const unchosen = { time: undefined, keepDaily: undefined };
+    assert.deepEqual((await findAnswers(yes)).nightly, unchosen);
+    const timed = { ...yes, options: { ...yes.options, nightly: '01:30' } };
+    assert.deepEqual((await findAnswers(timed)).nightly, { time: '01:30', keepDaily: undefined });
+    const counted = { ...yes, options: { ...yes.options, keepDaily: '5' } };
+    assert.deepEqual((await findAnswers(counted)).nightly, { time: undefined, keepDaily: 5 });
     // After one that was cut off, everything is asked again, and the store is the usual answer.
-    const earlier = { store, socket: '/s', ports: usualPorts, hasNats: false };
-    const usual = { store, nightly: { time: '03:00', keepDaily: 14 }, backup: 'all' };
-    assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), usual);
+    const earlier = {
+      store,
+      hasStore: true,
+      access: { prefix: 'berlin' },
+      socket: '/s',
+      ports: usualPorts,
+      hasNats: false,
+    };
+    const usual = { store, access: { prefix: 'berlin' }, nightly: { time: '03:00', keepDaily: 14 }, backup: 'all' };
+    assert.deepEqual(await findAnswers({ ...asking, earlier, asker: undefined }), { ...usual, nightly: unchosen });
     assert.deepEqual(await findAnswers({ ...asking, earlier, asker: person('', '', '', '') }), usual);
     // A second time, without options, everything stays as it is.
     const again = { ...asking, earlier, repeated: true };
-    assert.deepEqual(await findAnswers({ ...again, asker: undefined }), { store, nightly: undefined, backup: 'none' });
-    const same = await findAnswers({ ...again, asker: person('', '', '') });
-    assert.deepEqual(same, { store, nightly: undefined, backup: 'none' });
+    const unchanged = { store, access: { prefix: 'berlin' }, nightly: undefined, backup: 'none' };
+    assert.deepEqual(await findAnswers({ ...again, asker: undefined }), unchanged);
+    assert.deepEqual(await findAnswers({ ...again, asker: person('', '', '') }), unchanged);
+    const env = { ...asking.env, LXSTOW_S3_PREFIX: 'paris', LXSTOW_S3_PATH_STYLE: 'false' };
+    const moved = await findAnswers({ ...again, env, asker: undefined });
+    assert.deepEqual(moved.access, { prefix: 'paris', pathStyle: false });
     const later = await findAnswers({ ...again, asker: person('', '4:30', '', '') });
     assert.deepEqual(later.nightly, { time: '04:30', keepDaily: undefined }, 'the number of nights stays');
     const never = await findAnswers({ ...again, asker: person('', 'no', '') });
     assert.equal(never.nightly, 'none');
     const weekly = await findAnswers({ ...again, options: { keepDaily: '7' }, asker: undefined });
     assert.deepEqual(weekly.nightly, { time: undefined, keepDaily: 7 });
+    // The store stays, even when its keys are elsewhere by now.
+    const keyless = findAnswers({ ...again, earlier: { ...earlier, store: undefined }, asker: undefined });
+    await assert.rejects(keyless, /names a store without its keys/);
   });
 });
 
@@ -192,7 +230,12 @@ describe('what lxstow init writes', () => {
       [config.s3.secretKey, config.s3.region, config.remotes.local?.socket],
       [place.secretKey, 'eu-central-1', '/s'],
     );
-    assert.deepEqual(readEarlier(there), { store: place, socket: '/s', ports: usualPorts, hasNats: false });
+    const read = { store: place, hasStore: true, access: {}, socket: '/s', ports: usualPorts, hasNats: false };
+    assert.deepEqual(readEarlier(there), read);
+    assert.equal(await writeConfiguration(there, settings), false);
+    const access = { prefix: 'berlin', pathStyle: false, checksumHeaders: true };
+    assert.equal(await writeConfiguration(there, { ...settings, access }), true);
+    assert.deepEqual(readEarlier(there)?.access, access);
     assert.equal(await writeConfiguration(there, settings), false);
     const ports = { ...usualPorts, gateway: 9443 };
     assert.equal(await writeConfiguration(there, { ...settings, ports }), true);
@@ -208,7 +251,7 @@ describe('what lxstow init writes', () => {
     assert.equal(statSync(store.ca ?? '').mode & 0o777, 0o644);
     assert.deepEqual(await keepCa(there, store), store);
     assert.match(
-      recoveryPage(store, new Date(0)),
+      recoveryPage({ store, access: {} }, new Date(0)),
       /cat >lxstow-ca\.crt <<'END'\nPEM\nEND\n[\s\S]*--ca lxstow-ca\.crt\n/,
     );
   });
@@ -223,10 +266,27 @@ describe('what lxstow init writes', () => {
     assert.match(readFileSync(there.config, 'utf8'), /^# mine\nlog:\n {2}level: debug\n/);
   });
 
+  it('not over a store of other people, wherever its keys are', () => {
+    const there = places();
+    const hasStore = (s3: string) => {
+      writeFileSync(there.config, `s3: ${s3}\n`);
+      return readEarlier(there)?.hasStore;
+    };
+    const packaged = readFileSync(new URL('../../packaging/lxstow.yaml', import.meta.url), 'utf8');
+    for (const none of ['{}', '{ prefix: berlin }', JSON.stringify(parse(packaged).s3)])
+      assert.equal(hasStore(none), false, none);
+    for (const store of [
+      '{ endpoint: https://s3.example.net, bucket: lxstow }',
+      '{ bucket: prod }',
+      '{ folder: /nas }',
+    ])
+      assert.equal(hasStore(store), true, store);
+  });
+
   it('fills sections that were there, and empty', async () => {
     const there = places();
     writeFileSync(there.config, 's3:\n  # bucket: mine\nremotes:\nworker:\n  # slots: 2\n');
-    assert.equal(readEarlier(there)?.store, undefined);
+    assert.equal(readEarlier(there)?.hasStore, false);
     await writeConfiguration(there, settings);
     assert.equal(loadConfig({ file: there.config, env: {} }).s3.bucket, 'backups');
     assert.match(readFileSync(there.config, 'utf8'), /^s3:\n {2}# bucket: mine\n {2}endpoint: /);
@@ -252,12 +312,48 @@ describe('what lxstow init writes', () => {
     );
   });
 
+  it('no recovery page over that of a store with a similar name', async () => {
+    const there = places();
+    for (const endpoint of ['https://minio.example.net', 'https://minio', 'https://minio'])
+      await writePage(there, { store: { ...place, endpoint }, access: {} });
+    const pages = readdirSync(join(there.page, '..')).sort();
+    assert.equal(pages.length, 2);
+    const texts = pages.map((name) => readFileSync(join(there.page, '..', name), 'utf8'));
+    assert.match(texts[0] ?? '', /at https:\/\/minio\.example\.net\.$/m);
+    assert.match(texts[1] ?? '', /at https:\/\/minio\.$/m);
+  });
+
   it('a recovery page whose commands keep keys in one piece', () => {
-    const page = recoveryPage(place, new Date(0));
+    const page = recoveryPage({ store: place, access: {} }, new Date(0));
     assert.match(page, /export LXSTOW_S3_ACCESS_KEY=key LXSTOW_S3_SECRET_KEY='it'\\''s # secret: "x"'/);
     assert.match(page, /--store https:\/\/s3\.example\.net\/backups .*--region eu-central-1/);
-    assert.match(recoveryPage({ folder: '/mnt/nas' }, new Date(0)), /--store \/mnt\/nas --no-nightly/);
+    const access = { prefix: 'berlin', pathStyle: false };
+    assert.match(
+      recoveryPage({ store: place, access }, new Date(0)),
+      / LXSTOW_S3_PREFIX=berlin LXSTOW_S3_PATH_STYLE=false\nlxstow init --yes .*\nunset .* LXSTOW_S3_PATH_STYLE\n/,
+    );
+    assert.match(
+      recoveryPage({ store: { folder: '/mnt/nas' }, access: {} }, new Date(0)),
+      /--store \/mnt\/nas --no-nightly/,
+    );
   });
+});
+
+it('lxstow init --undo removes what lxstow wrote, and no backup, wherever that is', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+  const there = placesFor(join(folder, 'lxstow.yaml'), { XDG_STATE_HOME: folder }, false);
+  const { state } = there;
+  const backups = ['.lxstow-store', 'objects/lxstow/backup', 'nas/metadata/lxstow/backup'];
+  for (const file of ['nats/password', 'store/secret', 'server.key', ...backups]) {
+    mkdirSync(join(state, file, '..'), { recursive: true });
+    writeFileSync(join(state, file), '');
+  }
+  const store = `the folder ${state}`;
+  const record = { hadConfiguration: false, state, natsPort: 4222, service: 'background' as const, units: [], store };
+  const kept = await undo(there, record);
+  assert.deepEqual(readdirSync(state).sort(), ['.lxstow-store', 'nas', 'objects', 'store']);
+  for (const file of backups) assert.ok(existsSync(join(state, file)), file);
+  assert.match(kept.join('\n'), /^what else is in \S+\/lxstow: [^/]+$/m);
 });
 
 it('a nats-server is due when it is older than the one that lxstow is tested with', () => {

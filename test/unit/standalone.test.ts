@@ -127,7 +127,10 @@ describe('the server of a folder', () => {
     writeFileSync(victim, 'precious');
     writeFileSync(join(folder, 'versitygw'), '', { mode: 0o755 });
     symlinkSync(victim, join(folder, `.lxstow-init-${process.pid}`));
-    const [finding] = await tryFolder({ folder }, { pools: [] as LocalPool[] } as LocalServer, { PATH: folder });
+    const [finding] = await tryFolder({ folder }, { pools: [] as LocalPool[] } as LocalServer, {
+      env: { PATH: folder },
+      state: join(folder, 'state'),
+    });
     assert.equal(finding?.level, 'problem');
     assert.match(finding?.finding ?? '', /EEXIST/);
     assert.equal(readFileSync(victim, 'utf8'), 'precious');

@@ -1,5 +1,6 @@
 /** The steps of `lxstow init` once the gateway runs: makes it trust this user, and creates the schedule. */
 import { setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { readText, stateDir } from '../../contract/config.ts';
 import type { ScheduleBody, ShownSchedule } from '../../contract/schemas.ts';
 import { type Nightly, usualKeepDaily, usualTime } from '../../init/initAnswers.ts';
@@ -65,22 +66,31 @@ async function openGateway(name: string): Promise<Gateway> {
   return new Gateway(remote, await identity());
 }
 
-/** Creates the schedule, or changes an existing one as the answers say. Returns when it is due next. */
-export async function setNightly(name: string, { time, keepDaily }: Nightly): Promise<string | undefined> {
+const everyInstance = { all: true };
+
+/** Creates the schedule, or changes in an existing one only what was answered: a schedule without a rule deletes nothing. */
+export async function setNightly(name: string, { time, keepDaily }: Nightly): Promise<{ made: boolean; said: string }> {
   using gateway = await openGateway(name);
   const all: ShownSchedule[] = await gateway.ask('GET', ['schedules'], { query: { recursion: '1' } });
   const there = all.find((schedule) => schedule.name === scheduleName)?.definition;
+  const isAnswered = time !== undefined || keepDaily !== undefined;
   const definition: ScheduleBody = {
-    zone: localZone(),
-    selector: { all: true },
-    ...there,
-    cron: time === undefined && there ? there.cron : cronOf(time ?? usualTime),
-    keep: { ...there?.keep, keep_daily: keepDaily ?? there?.keep?.keep_daily ?? usualKeepDaily },
+    ...(there ?? { selector: everyInstance, keep: { keep_daily: usualKeepDaily }, ...dueAt(usualTime) }),
+    ...(time !== undefined && dueAt(time)),
+    ...(keepDaily !== undefined && { keep: { ...there?.keep, keep_daily: keepDaily } }),
   };
-  if (there) await gateway.ask('PUT', ['schedules', scheduleName], { body: definition });
-  else await gateway.ask('POST', ['schedules'], { body: { name: scheduleName, definition } });
-  const { next }: ShownSchedule = await gateway.ask('GET', ['schedules', scheduleName]);
-  return next;
+  if (!there) await gateway.ask('POST', ['schedules'], { body: { name: scheduleName, definition } });
+  else if (isAnswered) await gateway.ask('PUT', ['schedules', scheduleName], { body: definition });
+  const { next = 'none, it is paused' }: ShownSchedule = await gateway.ask('GET', ['schedules', scheduleName]);
+  if (there && !isAnswered)
+    return {
+      made: false,
+      said: `the schedule ${scheduleName} was there before, and stays as it is; due next: ${next}`,
+    };
+  const what = isDeepStrictEqual(definition.selector, everyInstance)
+    ? 'every instance'
+    : `what ${scheduleName} selects`;
+  return { made: !there, said: `next backup of ${what}: ${next}` };
 }
 
 /** Deletes the schedule, if there is one. */
@@ -91,8 +101,8 @@ export async function removeNightly(name: string): Promise<void> {
   });
 }
 
-/** `03:00` → `0 3 * * *` */
-function cronOf(time: string): string {
+/** `03:00` → `0 3 * * *`, in this machine's zone. */
+function dueAt(time: string): Pick<ScheduleBody, 'cron' | 'zone'> {
   const [hour, minute] = time.split(':').map(Number);
-  return `${minute} ${hour} * * *`;
+  return { cron: `${minute} ${hour} * * *`, zone: localZone() };
 }

@@ -1,5 +1,6 @@
 /** `lxstow init`: sets up backups on a machine with LXD or Incus, by questions or by options. */
-
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { plural } from '../../contract/amounts.ts';
 import { type ConfigSource, configFile } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
@@ -67,7 +68,8 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   const earlier = readEarlier(places);
   assertOurs(places, record, earlier);
   const repeated = earlier?.store !== undefined && !record?.unfinished;
-  const { server, answers } = await ask({ options, earlier, repeated, env: source.env, stop });
+  const state = record?.state ?? places.state;
+  const { server, answers } = await ask({ options, earlier, repeated, env: source.env, state, stop });
   const prepared = { places, record, earlier, server, answers, env: source.env };
   const {
     service,
@@ -80,9 +82,10 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
     });
   });
   say(`the gateway trusts this user; its name in commands is ${gateway}:`);
-  await schedule(gateway, answers.nightly);
-  await writePage(places, answers.store);
-  await writeRecord(places, { ...made, gateway, unfinished: false });
+  const madeNightly = await schedule(gateway, answers.nightly, made);
+  await writeRecord(places, { ...made, gateway, madeNightly });
+  await writePage(places, answers);
+  await writeRecord(places, { ...made, gateway, madeNightly, unfinished: false });
   const status = await firstBackup(gateway, answers.backup);
   await sayNext(places, service, answers, gateway);
   return status;
@@ -106,11 +109,18 @@ async function ask(given: Omit<Asking, 'options' | 'server' | 'asker' | 'say'> &
   return { server, answers: await findAnswers({ ...given, server, asker, say }) };
 }
 
-async function schedule(gateway: string, nightly: InitAnswers['nightly']): Promise<void> {
+/** Returns whether there is a schedule that this or an earlier init has created. */
+async function schedule(gateway: string, nightly: InitAnswers['nightly'], record: InitRecord): Promise<boolean> {
   if (nightly === 'none') {
     await removeNightly(gateway);
     say('no instance is backed up every night any more: the schedule nightly is deleted');
-  } else if (nightly) say(`next backup of every instance: ${await setNightly(gateway, nightly)}`);
+    return false;
+  }
+  const before = record.madeNightly ?? false;
+  if (!nightly) return before;
+  const { made, said } = await setNightly(gateway, nightly);
+  say(said);
+  return made || before;
 }
 
 async function firstBackup(gateway: string, which: InitAnswers['backup']): Promise<Exit> {
@@ -130,22 +140,36 @@ export async function undoCommand({ source, stop }: InitContext): Promise<Exit> 
   const record = readRecord(places);
   if (!record)
     throw new CliError(exits.notFound, `${places.record} does not exist: \`lxstow init\` has set up nothing here`);
+  const kept = record.hadState ? await takeBackNightly(places, record) : [];
   const { remotes } = await listRemotes();
-  if (record.gateway !== undefined && remotes.some(({ name }) => name === record.gateway))
+  if (!record.hadState && record.gateway !== undefined && remotes.some(({ name }) => name === record.gateway))
     await removeRemote(record.gateway);
-  const kept = await undo(places, record);
+  kept.push(...(await undo(places, record)));
   stop.throwIfAborted();
   say('lxstow is stopped, and what `lxstow init` set up is removed. These stay:');
   for (const line of kept) say(`  ${line}`);
   return exits.ok;
 }
 
+/** Deletes init's schedule, whose rule would delete backups of the standalone that was there before. Returns what to say if it cannot. */
+async function takeBackNightly(places: Places, record: InitRecord): Promise<string[]> {
+  const { madeNightly, gateway } = record;
+  if (!madeNightly || gateway === undefined) return [];
+  try {
+    await removeNightly(gateway);
+    await writeRecord(places, { ...record, madeNightly: false });
+    return [];
+  } catch (error) {
+    return [`the schedule nightly, which init made and cannot delete now: ${(error as Error).message}`];
+  }
+}
+
 /** Throws conflict if the configuration names a store or a NATS, and was not written by init. */
 function assertOurs({ config }: Places, record: InitRecord | undefined, earlier: Earlier | undefined): void {
-  if (record || !(earlier?.store || earlier?.hasNats)) return;
+  if (record || !(earlier?.hasStore || earlier?.hasNats)) return;
   throw new LxstowError(
     'conflict',
-    `${config} has a ${earlier.store ? 'store' : 'NATS'} already, and was not written by \`lxstow init\`: it was not touched. Move it away, or name another file: lxstow -c FILE init`,
+    `${config} has a ${earlier.hasStore ? 'store' : 'NATS'} already, and was not written by \`lxstow init\`: it was not touched. Move it away, or name another file: lxstow -c FILE init`,
   );
 }
 
@@ -173,6 +197,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
     ...record,
     hadConfiguration,
     state,
+    hadState: record ? (record.hadState ?? false) : existsSync(join(state, 'nats')),
     natsPort,
     service: hasSystemd(places) ? 'systemd' : 'background',
     units: [...new Set([...(record?.units ?? []), ...unitsOf(service).map(({ path }) => path)])],
@@ -181,7 +206,13 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
   };
   await writeRecord(places, made);
   const store = await keepCa(places, answers.store);
-  const written = await writeConfiguration(places, { store, socket: server.socket, state, ports });
+  const written = await writeConfiguration(places, {
+    store,
+    access: answers.access,
+    socket: server.socket,
+    state,
+    ports,
+  });
   say(`${places.config} ${written ? 'is written' : 'is unchanged'}`);
   if (folder !== undefined) await makeFolder(folder);
   // Throws bad-config here, before the service is started.
