@@ -1,6 +1,7 @@
 /** Jobs as messages: publishes them, and parses and validates them. */
 import { createHash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import type { JetStreamPublishOptions } from '@nats-io/jetstream';
 import { headers as newHeaders } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
@@ -170,6 +171,13 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
   );
   const job = { kind, address, body, ...(unrestricted && { unrestricted }) } as Job;
   return job.kind === 'restore' ? { ...job, body: { ...job.body, source: sourceOf(job, source ?? address) } } : job;
+}
+
+/** Whether an operation's request is this job's. A publisher could name the id of an operation that asks for something else. */
+export function isRequestOf({ kind, address, body }: Job, request: { source?: Partial<Address> }): boolean {
+  const { requestor: _, ...asked } = body;
+  const meant = kind === 'restore' ? { ...request, source: { ...address, ...request.source } } : request;
+  return isDeepStrictEqual(meant, asked);
 }
 
 /** The instance whose backup a restore reads: the one in the subject, because NATS has checked the publisher's rights on that. */

@@ -1,4 +1,5 @@
 /** Subjects: what they name, formatted and parsed. */
+import { LxstowError } from '../contract/errors.ts';
 import type { Address, JobKind } from '../contract/schemas.ts';
 
 const jobsPrefix = 'lxstow.jobs';
@@ -14,6 +15,11 @@ export function encodeToken(name: string): string {
   return name.replaceAll(/[^A-Za-z0-9_-]/gu, (character) =>
     [...Buffer.from(character)].map((byte) => `=${byte.toString(16).toUpperCase().padStart(2, '0')}`).join(''),
   );
+}
+
+/** Whether `encodeToken` made the token. Others name the same, so that a right that denies a name in a subject would not hold for them. */
+function isEncoded(token: string): boolean {
+  return encodeToken(decodeToken(token)) === token;
 }
 
 /** Decodes what `encodeToken` made. */
@@ -71,10 +77,12 @@ type JobName = Address & { kind: string; source?: Address; unrestricted?: true }
 
 function parseJobTokens(tokens: string[]): JobName | undefined {
   const [, , remote = '', kind = '', project = '', instance = '', word, ...from] = tokens;
+  if (![project, instance].every(isEncoded)) return undefined;
   const job = { remote, kind, project: decodeToken(project), instance: decodeToken(instance) };
   if (tokens.length === 6) return job;
   const [sourceRemote = '', sourceProject = '', sourceInstance = ''] = from;
   if (tokens.length !== 10 || kind !== 'restore' || word !== fromWord) return undefined;
+  if (![sourceProject, sourceInstance].every(isEncoded)) return undefined;
   const source = { remote: sourceRemote, project: decodeToken(sourceProject), instance: decodeToken(sourceInstance) };
   return { ...job, source };
 }
@@ -134,13 +142,19 @@ export function apiSubject(pattern: string, names: Record<string, string> = {}):
   return `${apiPrefix}.${filled}`;
 }
 
-/** Returns the names that a request's subject has for `pattern`; `all` where it says `=all`. */
+/** Returns the names that a request's subject has for `pattern`; `all` where it says `=all`. Throws bad-request for a name that `encodeToken` spells otherwise. */
 export function parseApiSubject(pattern: string, subject: string): Record<string, string> {
   const tokens = subject.slice(apiPrefix.length + 1).split('.');
   const named = pattern.split('.').flatMap((word, index) => {
     const name = /^{(\w+)}$/.exec(word)?.[1];
     const token = tokens[index] ?? '';
-    return name ? [[name, token === allToken ? all : decodeToken(token)]] : [];
+    if (!name) return [];
+    if (token === allToken) return [[name, all]];
+    if (isEncoded(token)) return [[name, decodeToken(token)]];
+    throw new LxstowError(
+      'bad-request',
+      `${token} in the subject must be written as ${encodeToken(decodeToken(token))}`,
+    );
   });
   return Object.fromEntries(named);
 }

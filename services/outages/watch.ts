@@ -108,7 +108,7 @@ export class Watch {
     const { since, only } = outage;
     this.#options.log.error('a dependency is away', { dependency: this.#dependency, since, only, error: why });
     await this.#write(outage);
-    if (this.#known?.worker === worker) this.#keeping ??= this.#keep();
+    if (this.#known?.worker === worker) this.#keeping ??= this.#keepOn();
     return this.#known ?? outage;
   }
 
@@ -117,12 +117,25 @@ export class Watch {
     await this.#keeping;
   }
 
+  /** No fault in the loop ends the process, or keeps the next outage from being kept. */
+  async #keepOn(): Promise<void> {
+    try {
+      await this.#keep();
+    } catch (error) {
+      this.#options.log.error('the record of an outage is not kept', { dependency: this.#dependency, error });
+    } finally {
+      this.#keeping = undefined;
+    }
+  }
+
   async #keep(): Promise<void> {
     const { worker, stopping, log } = this.#options;
     while (this.#known?.worker === worker) {
       await sleep(nextLookMs(this.#known, new Date()), stopping);
       if (stopping.aborted) break;
-      const known = this.#known;
+      // NATS may have lost the record while it was away, or another worker keeps it now. The next job that fails records the outage again.
+      const known = this.#known as Outage | undefined;
+      if (known?.worker !== worker) break;
       const why = await this.#probe(known.only !== undefined);
       const next = why ? failed(known, known, inRecord(why), new Date()) : answered(known);
       if (next) await this.#write(next);
@@ -136,7 +149,6 @@ export class Watch {
       this.#onBack(next?.allowed ?? Number.POSITIVE_INFINITY);
     }
     if (stopping.aborted) await this.#remove();
-    this.#keeping = undefined;
   }
 
   /** Returns why it does not serve us; undefined if it does. One probe at a time. */

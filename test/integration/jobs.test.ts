@@ -7,7 +7,7 @@ import { connect } from '@nats-io/transport-node';
 import { loadConfig } from '../../services/contract/config.ts';
 import type { Operation } from '../../services/contract/schemas.ts';
 import { connectNats } from '../../services/nats/connection.ts';
-import { newOperation } from '../../services/operations/operation.ts';
+import { begin, newOperation } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
@@ -133,6 +133,34 @@ describe('jobs', { timeout: 600_000 }, () => {
       for (const worker of stack.stow.workers) await worker.start();
       assert.equal((await deadLetter('lxstow.dead.local.backup.default.d'))?.code, 'bad-message');
       assert.equal((await operations.find(id))?.operation.status, 'Pending');
+    });
+
+    it('ends no operation that has begun, and does not run under one that asks for something else', async () => {
+      for (const worker of stack.stow.workers) await worker.stop();
+      const config = loadConfig({ file: stack.stow.configFile, env: {} });
+      await using nats = await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'text' }, {}));
+      const operations = new OperationStore(nats, 1);
+      const address = { remote: 'local', project: 'default', instance: 'e' };
+      const [subject, dead] = ['jobs', 'dead'].map((what) => `lxstow.${what}.local.restore.default.e`) as [
+        string,
+        string,
+      ];
+      const made = await operations.create(newOperation({ id: randomUUID(), kind: 'restore', address }, new Date()));
+      assert.ok(made && (await operations.update(begin(made.operation, 'another worker', new Date()), made.revision)));
+      await publish(stack.nats.url, subject, '{{{', made.operation.id);
+      const asks = { id: randomUUID(), kind: 'restore', address, body: { backup: 'b1', source: address } } as const;
+      await operations.create(newOperation(asks, new Date()));
+      await publish(stack.nats.url, `${subject}.unrestricted`, { backup: 'b0', replace: true }, asks.id);
+      for (const worker of stack.stow.workers) await worker.start();
+      const letter = (subject: string) =>
+        until(
+          () => deadLetter(subject),
+          (found) => found !== undefined,
+        );
+      assert.equal((await letter(dead))?.data, '{{{');
+      assert.equal((await operations.find(made.operation.id))?.operation.status, 'Running');
+      assert.equal((await letter(`${dead}.unrestricted`))?.code, 'bad-message');
+      assert.equal((await operations.find(asks.id))?.operation.status, 'Pending');
     });
 
     it('what cannot be understood fails, is kept as a dead letter, and holds nobody up', async () => {

@@ -1,7 +1,7 @@
 /** What becomes of a job whose attempt fails, and how a dependency that was away comes back: decided by pure functions, with any clock. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate, setTimeout } from 'node:timers/promises';
 import fc from 'fast-check';
 import { type ErrorCode, errorCodes, LxstowError } from '../../services/contract/errors.ts';
 import { faultsOf, type Operation, type Outage } from '../../services/contract/schemas.ts';
@@ -12,8 +12,9 @@ import { blameOf } from '../../services/outages/blame.ts';
 import { answered, concerns, describeOutage, failed, nextLookMs, parseOutage } from '../../services/outages/outage.ts';
 import { type Gate, Outages } from '../../services/outages/outages.ts';
 import type { Log } from '../../services/telemetry/logger.ts';
-import { type PauseTools, pause } from '../../services/worker/loop/pause.ts';
+import { overdueFor, type PauseTools, pause } from '../../services/worker/loop/pause.ts';
 import { type Circumstances, decideAfterFailure, waitingSinceOf } from '../../services/worker/loop/retryDecision.ts';
+import type { Tools } from '../../services/worker/tools.ts';
 
 const dayMs = 24 * 3_600_000;
 const usual: Circumstances = {
@@ -218,6 +219,56 @@ describe('a job that comes from the queue while S3 is away', () => {
     const since = '2026-11-27T20:00:00.000Z';
     const { owner: _, ...waiting } = { ...begun, status: 'Pending', status_code: 105, waiting_since: since } as const;
     assert.equal((await paused(waiting, 'free'))?.waiting_since, since);
+  });
+});
+
+it('a job that has waited for other things since an earlier outage is not overdue at the first minute of a new one', () => {
+  const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000);
+  const tools = { config: { worker: { patienceHours: 24 } } } as Tools;
+  const operation = { waiting_since: hoursAgo(30).toISOString() } as Operation;
+  const by = { dependency: 's3', worker: 'w' } as const;
+  const gate = (since: Date) => ({
+    outage: failed(undefined, by, { code: 's3-unavailable', message: 'ECONNREFUSED' }, since),
+    permits: undefined,
+  });
+  assert.equal(overdueFor(gate(hoursAgo(0.01)), operation, tools), undefined);
+  assert.equal(overdueFor(gate(hoursAgo(23)), operation, tools), undefined);
+  assert.match(overdueFor(gate(hoursAgo(25)), operation, tools)?.message ?? '', /^waited 24 h for S3, away since/);
+});
+
+describe('an S3 outage whose record is lost while NATS is away, too', () => {
+  it('does not end the process of the worker that keeps it, and the next outage is kept again', async () => {
+    let written = 0;
+    const bucket = {
+      get: async () => ({ entry: undefined, revision: 0 }),
+      async put() {
+        written++;
+        throw new LxstowError('nats-unavailable', 'NATS is away');
+      },
+      remove: async () => true,
+    };
+    const failure = new LxstowError('s3-unavailable', 'S3 at x: ECONNREFUSED');
+    const errors: string[] = [];
+    const log = { error: (text: string) => errors.push(text), info: () => 0, warn: () => 0, debug: () => 0 };
+    await using outages = new Outages({
+      ...{ remote: 'local', worker: 'w', bucket: bucket as unknown as Bucket, onFree: () => undefined },
+      probes: {
+        lxd: async () => '1',
+        s3: () => Promise.reject(failure),
+      },
+      log: log as unknown as Log,
+      stopping: new AbortController().signal,
+    });
+    for (let round = 1; round <= 2; round++) {
+      const before = written;
+      assert.ok((await outages.examine(failure, 'backup', performance.now())).gate);
+      // The worker looks again after a second; then its record is read, and is not there.
+      await setTimeout(1200);
+      assert.ok(written >= before + 2, 'it is kept');
+      assert.equal(await outages.gate('backup'), undefined);
+      await setTimeout(1200);
+    }
+    assert.deepEqual([...new Set(errors)], ['a dependency is away']);
   });
 });
 

@@ -14,7 +14,13 @@ import { formatTagging, parseTagging } from '../../services/contract/tagging.ts'
 import { operationIdOf, parseJob } from '../../services/jobs/jobs.ts';
 import type { LxdInstance } from '../../services/lxd/instances.ts';
 import { natsFailure } from '../../services/nats/failures.ts';
-import { decodeToken, encodeToken, jobSubject, parseJobSubject } from '../../services/nats/subjects.ts';
+import {
+  decodeToken,
+  encodeToken,
+  jobSubject,
+  parseApiSubject,
+  parseJobSubject,
+} from '../../services/nats/subjects.ts';
 import {
   amend,
   begin,
@@ -112,6 +118,25 @@ describe('subjects and keys', () => {
       fc.property(fc.string({ unit: 'grapheme', minLength: 1 }), (name) => {
         assert.match(encodeToken(name), /^[A-Za-z0-9_=-]+$/);
         assert.equal(decodeToken(encodeToken(name)), name);
+      }),
+    );
+  });
+
+  it('a name has one spelling in a subject, so that a right that denies it holds', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'grapheme', minLength: 1 }), fc.nat(), (name, at) => {
+        const bytes = [...Buffer.from(name)];
+        const hex = (byte: number) => `=${byte.toString(16).toUpperCase().padStart(2, '0')}`;
+        const other = bytes.map((byte, index) => (index === at % bytes.length ? hex(byte) : String.fromCharCode(byte)));
+        for (const spelling of [other.join(''), bytes.map(hex).join(''), bytes.map(hex).join('').toLowerCase(), name]) {
+          if (spelling === encodeToken(name) || spelling.includes('.')) continue;
+          assert.equal(parseJobSubject(`lxstow.jobs.local.backup.default.${spelling}`), undefined, spelling);
+          const from = `lxstow.jobs.local.restore.default.c1.from.local.${spelling}.c1`;
+          assert.equal(parseJobSubject(from), undefined, spelling);
+          assert.throws(() =>
+            parseApiSubject('backups.list.{remote}.{project}', `lxstow.api.backups.list.local.${spelling}`),
+          );
+        }
       }),
     );
   });

@@ -48,11 +48,12 @@ export function isCutByNats({ updated_at }: Operation, { servesSince }: Pick<Nat
   return Date.parse(updated_at) < servesSince;
 }
 
-/** The error of a job that has waited as long as it may; undefined while it may wait longer. */
+/** The error of a job that has waited as long as it may for this outage; undefined while it may wait longer. A wait for an earlier outage does not count. */
 export function overdueFor({ outage }: Gate, { waiting_since }: Operation, { config }: Tools): LxstowError | undefined {
   const { patienceHours } = config.worker;
-  if (outage.allowed > 0 || !waiting_since || Date.now() - Date.parse(waiting_since) < patienceHours * hourMs)
-    return undefined;
+  if (outage.allowed > 0 || !waiting_since) return undefined;
+  const since = Math.max(Date.parse(waiting_since), Date.parse(outage.since));
+  if (Date.now() - since < patienceHours * hourMs) return undefined;
   const why = `waited ${patienceHours} h for ${describeOutage(outage)}: ${outage.reason}`;
   return new LxstowError(asErrorCode(outage.code), why);
 }

@@ -11,6 +11,9 @@ import type { Log } from '../../telemetry/logger.ts';
 import type { OpenedWorker } from '../openTools.ts';
 import type { Tools } from '../tools.ts';
 
+/** How soon a message that this worker cannot read is offered again. */
+const forNewerMs = 30_000;
+
 type RefuseTools = Pick<OpenedWorker, 'nats' | 'operations'> & { tools: Pick<Tools, 'metrics'> };
 
 /** Fails the operation that the message names, keeps the message as a dead letter, and takes it off the queue. */
@@ -27,11 +30,19 @@ export async function refuse(
   const failed = named && failedOperation(id, named, error, now);
   if (failed && !(await operations.create(failed))) {
     const found = await operations.find(id, failed.remote);
-    // A publisher could name the id of another job's operation, so only an operation of this message's job is failed.
-    if (found && isOf(found.operation, failed) && !isFinal(found.operation))
-      await operations.update(fail(found.operation, error, now), found.revision);
+    // A publisher could name the id of another job's operation, so only an operation of this message's job is failed, and only if no attempt has begun.
+    if (found && isOf(found.operation, failed) && !isFinal(found.operation)) {
+      if (isUntouched(found.operation)) await operations.update(fail(found.operation, error, now), found.revision);
+      // A newer worker may have run it, and have handed it back: leave the message to such a worker.
+      else if (message.redelivered) return message.nak(forNewerMs);
+    }
   }
   await discard(message, error, log, tools);
+}
+
+/** Whether no attempt of it has begun. */
+function isUntouched({ status, attempt, checkpoint, owner }: Operation): boolean {
+  return status === 'Pending' && attempt === 0 && checkpoint === undefined && owner === undefined;
 }
 
 /** Whether the operation is of this job. */

@@ -5,7 +5,7 @@ import { sleep } from '../../concurrency/sleep.ts';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
 import type { Lease } from '../../coordination/leases.ts';
 import type { Deliveries, Delivery } from '../../jobs/deliveries.ts';
-import { type Job, operationIdOf, parseJob } from '../../jobs/jobs.ts';
+import { isRequestOf, type Job, operationIdOf, parseJob } from '../../jobs/jobs.ts';
 import { returningPermits, waitKey } from '../../nats/bucketKeys.ts';
 import { Attempt } from '../../operations/attempt.ts';
 import { amend, isFinal, newOperation } from '../../operations/operation.ts';
@@ -62,7 +62,8 @@ async function handle(message: Delivery, options: LoopOptions): Promise<void> {
     return refuse(message, id, asLxstowError(error), log, options);
   }
   const stored = await settleOperation(id, job, message, trace, options);
-  if (!isOf(stored.operation, { kind: job.kind, ...job.address })) {
+  const { request } = stored.operation;
+  if (!isOf(stored.operation, { kind: job.kind, ...job.address }) || (request && !isRequestOf(job, request))) {
     const error = new LxstowError(
       'bad-message',
       `operation ${id} belongs to another job: publish this one with a new Nats-Msg-Id`,
