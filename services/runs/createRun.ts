@@ -18,6 +18,7 @@ import { hasEnded, tally, windowCode, withFailure } from './fold.ts';
 import { addressKey, plan } from './plan.ts';
 import type { RunStore } from './runStore.ts';
 import { checkSelector } from './selector.ts';
+import { missedFailure, missingFailure, missingNames, whyEmpty } from './unmatched.ts';
 
 export interface RunTools {
   nats: Nats;
@@ -67,8 +68,7 @@ export async function createRun(
   const [error] = silent.values();
   if (error && silent.size === remotes.length && !occasion) throw error;
   const isEmpty = answered.length === 0 && silent.size === 0;
-  const none = excluded > 0 ? 'each instance that fits the selector is excluded' : 'no instance fits the selector';
-  if (isEmpty && !occasion) throw new LxstowError('not-found', none);
+  if (isEmpty && !occasion) throw new LxstowError('not-found', whyEmpty(excluded));
   const now = new Date().toISOString();
   // If every named instance was found, hosts that did not answer do not matter.
   const waited = areAllFound(selector, answered) ? [] : [...silent];
@@ -78,17 +78,19 @@ export async function createRun(
     ...{ remote, since: now, reason: message, planned: false },
     ...(fromRecords.some((each) => each.remote === remote) && { planned_from: 'records' as const }),
   }));
-  const missing = silent.size > 0 || occasion?.missed !== undefined ? [] : missingNames(selector, heard.known);
+  const missing = occasion?.missed === undefined ? missingNames(selector, heard.known) : [];
   const first = occasion?.before === undefined ? new Set<string>() : await leftByWindow(runs, occasion.before);
-  const missed = occasion?.missed ?? (isEmpty ? none : undefined);
+  const missed = occasion?.missed ?? (isEmpty ? whyEmpty(excluded) : undefined);
   const addresses = [...answered, ...fromRecords];
   const head = {
     ...headOf({ id, request, class: occasion?.class ?? 'hand', addresses, now, away, excluded, requestor, trace }),
     ...(occasion && { schedule: occasion.schedule }),
     ...(occasion?.note !== undefined && { note: occasion.note }),
+    // A host that has not answered may have what no other host has.
+    ...(away.length > 0 && { missing }),
     failures: [
       ...(missed === undefined ? [] : [missedFailure(missed)]),
-      ...missing.map((name) => missingFailure(name, remotes)),
+      ...(away.length > 0 ? [] : missing.map((name) => missingFailure(name, remotes[0]))),
     ].reduce(withFailure, [] as RunFailure[]),
   };
   const made = await runs.create(head, plan(addresses, first));
@@ -122,19 +124,6 @@ export async function retryRun(
 function areAllFound({ instances = [] }: RunSelector, addresses: Address[]): boolean {
   const found = new Set(addresses.map(({ instance }) => instance));
   return instances.length > 0 && instances.every((name) => found.has(name));
-}
-
-/** Names (not patterns) that no instance has: a typo in a script must not go unnoticed. */
-function missingNames({ instances = [] }: RunSelector, known: Set<string>): string[] {
-  return instances.filter((name) => !/[*?]/.test(name) && !known.has(name));
-}
-
-function missingFailure(name: string, [remote = '']: string[]): RunFailure {
-  return { remote, project: '', instance: '', reason: `there is no instance ${name}`, error_code: 'not-found' };
-}
-
-function missedFailure(reason: string): RunFailure {
-  return { remote: '', project: '', instance: '', reason, error_code: 'missed' };
 }
 
 /** The instances that the window of this run left out. */

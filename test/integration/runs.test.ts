@@ -470,6 +470,30 @@ describe('runs', { timeout: 600_000 }, () => {
     await worker.stop();
   });
 
+  it('of a remote that is away fail for what no host has, once it is back', async () => {
+    const ids: string[] = [];
+    for (const selector of [{ instances: ['a1', 'mial', 'x1'] }, { match: ['user.backup=never'] }]) {
+      const answer = await create({ selector }, other);
+      assert.equal(answer.status, 202, answer.text);
+      ids.push(idOf(answer));
+    }
+    const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
+    const worker = await other.addWorker({
+      LXSTOW_WORKER_REMOTE: 'later',
+      LXSTOW_REMOTES: JSON.stringify({ local: {}, later: { socket } }),
+    });
+    const [named, none] = await Promise.all(ids.map((id) => ended(id, other)));
+    assert.deepEqual(
+      [named?.status, named?.counts.success, named?.failures.map(({ reason }) => reason)],
+      ['Failure', 2, ['there is no instance mial']],
+    );
+    assert.deepEqual(
+      [none?.status, none?.counts.total, none?.failures.map(({ reason }) => reason)],
+      ['Failure', 0, ['no instance fits the selector']],
+    );
+    await worker.stop();
+  });
+
   it('are planned by the records of a remote that is away; when it is back, what it lacks is skipped, and what is new is added', async () => {
     const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
     const worker = await other.addWorker({
