@@ -579,6 +579,30 @@ describe('runs', { timeout: 600_000 }, () => {
     await nats.jsm.streams.update(jobsStream, stream);
   });
 
+  it('leave no operation waiting for a job that the full queue refused, when they are cancelled', async () => {
+    const config = check('config.json', JSON.parse(await readFile(stack.stow.configFile, 'utf8')), 'config');
+    await using nats = await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'json' }, {}));
+    const { config: stream } = await nats.jsm.streams.info(jobsStream);
+    const { answer, release } = await occupy();
+    await nats.jsm.streams.update(jobsStream, { ...stream, max_msgs: 1 });
+    try {
+      const id = idOf(await create({ selector: { instances: ['a1', 'a2'] } }));
+      const operations = async () => {
+        const links = (await children(id)).map(({ operation }) => stack.stow.request('GET', operation));
+        return (await Promise.all(links)).map(({ body }) => body.metadata?.status);
+      };
+      await until(operations, (found) => found.every((status) => status === 'Pending'));
+      assert.equal((await stack.stow.request('DELETE', `/1.0/runs/${id}`)).status, 200);
+      const run = await ended(id);
+      assert.deepEqual([run.status, run.counts.cancelled], ['Cancelled', 2]);
+      assert.deepEqual(await operations(), ['Cancelled', 'Cancelled']);
+    } finally {
+      await nats.jsm.streams.update(jobsStream, stream);
+    }
+    release();
+    assert.equal((await stack.stow.finished(answer)).status, 'Success');
+  });
+
   it('say that a remote is away, and go on when it is back', async () => {
     const [worker] = stack.stow.workers;
     const { release } = await occupy();

@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { forEach } from '../../concurrency/orderedMap.ts';
-import { asLxstowError, isCode, unlessCode } from '../../contract/errors.ts';
+import { asLxstowError, isCode } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Lease } from '../../coordination/leases.ts';
 import { type LeaseTools, serveUnderLease } from '../../coordination/serveUnderLease.ts';
@@ -124,7 +124,7 @@ class Term {
       this.#woken = Promise.withResolvers();
       await this.#takeOn();
       await this.#cancelChildren();
-      this.#closeWindows();
+      await this.#closeWindows();
       await this.#topUp();
       await this.#prune();
       if (performance.now() - this.#lookedAt >= lookEveryMs) await this.#look();
@@ -190,7 +190,7 @@ class Term {
   }
 
   /** Children that have not begun when their schedule's window ends are skipped. */
-  #closeWindows(): void {
+  async #closeWindows(): Promise<void> {
     for (const of of this.#fleet.runs) {
       const { schedule, away, status } = of.run;
       if (status !== 'Running' || !schedule?.window_ends || Date.parse(schedule.window_ends) > Date.now()) continue;
@@ -201,8 +201,13 @@ class Term {
         });
       of.run.away = away.filter(({ planned }) => planned);
       const reason = `had not begun when its schedule's window ended, at ${schedule.window_ends}`;
-      for (const each of this.#fleet.open(of).filter(({ fed }) => !fed))
+      const waiting = this.#fleet.open(of).filter(({ fed }) => !fed);
+      await forEach(waiting, cancelsAtOnce, async (each) => {
+        if (each.tried) await this.#lookAt(each);
+        if (each.fed) return;
         this.#fleet.settle(each, { state: 'skipped', reason, error_code: windowCode });
+        if (each.tried) await this.#cancelOperation(each);
+      });
     }
   }
 
@@ -220,32 +225,46 @@ class Term {
   }
 
   async #cancelChildren(): Promise<void> {
-    const { cancel } = this.#options;
     for (const of of this.#fleet.runs.filter(({ run }) => run.status === 'Cancelling')) {
       // Hosts that have not answered yet are no longer waited for.
       of.run.away = of.run.away.filter(({ planned }) => planned);
-      const open = this.#fleet.open(of).filter((each) => !this.#cancelled.has(each));
+      const open = this.#fleet.open(of).filter((each) => !each.fed || !this.#cancelled.has(each));
       await forEach(open, cancelsAtOnce, async (each) => {
-        if (!each.fed) return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
-        // A refusal means that it has ended, or can no longer be cancelled.
-        await unlessCode(['bad-request', 'not-found'], () => cancel(each.id));
+        if (!each.tried || !(await this.#cancelOperation(each)))
+          return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
+        // `#look` reads how it ended if the watch misses the change.
+        this.#fleet.markFed(each);
         this.#cancelled.add(each);
       });
     }
   }
 
+  /** Asks the operation of a child to end. Returns false if there is none. */
+  async #cancelOperation({ id }: OpenChild): Promise<boolean> {
+    try {
+      await this.#options.cancel(id);
+    } catch (error) {
+      if (isCode(error, 'not-found')) return false;
+      // A refusal means that it has ended, or can no longer be cancelled.
+      if (!isCode(error, 'bad-request')) throw error;
+    }
+    return true;
+  }
+
   /** For hosts without a recent change: reads the operations of their children, because the watch may have missed a change, and asks the hosts. */
   async #look(): Promise<void> {
-    const { operations } = this.#options;
     const before = performance.now() - lookEveryMs;
     this.#lookedAt = performance.now();
     const still = this.#fleet.fed().filter(({ child }) => (this.#moved.get(child.remote) ?? 0) < before);
-    await forEach(still, feedsAtOnce, async (each) => {
-      const found = await operations.find(each.id, each.child.remote);
-      if (found) this.#fleet.see(found.operation);
-      if (!found || (await this.#isLost(each, found.revision))) this.#fleet.unmarkFed(each);
-    });
+    await forEach(still, feedsAtOnce, (each) => this.#lookAt(each));
     this.#silent.ask([...new Map(still.map(({ child }) => [child.remote, child])).values()]);
+  }
+
+  /** Reads a child's operation; the child is fed if its job is on the queue or at work. */
+  async #lookAt(each: OpenChild): Promise<void> {
+    const found = await this.#options.operations.find(each.id, each.child.remote);
+    if (found) this.#fleet.see(found.operation);
+    if (!found || (await this.#isLost(each, found.revision))) this.#fleet.unmarkFed(each);
   }
 
   /** Whether the job of a waiting child is not on the queue: NATS drops it as a duplicate if another message had its id. */

@@ -23,8 +23,10 @@ export interface OpenChild {
   of: OpenRun;
   chunk: number;
   child: RunChild;
-  /** Whether it is on the queue, or may be: a publish may have failed halfway. */
+  /** Whether it is on the queue, or being put there. */
   fed: boolean;
+  /** Whether it was ever fed, so its operation may exist, and even its job: a publish may have failed halfway. */
+  tried: boolean;
   /** Whether a worker took it and handed it back. */
   handedBack: boolean;
   /** When it may begin, by Date.now(). */
@@ -76,7 +78,7 @@ export class Fleet {
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
     const added = children.map((child) => ({
-      ...{ id: childId(of.run, child), of, chunk, child, fed: false, handedBack: false },
+      ...{ id: childId(of.run, child), of, chunk, child, fed: false, tried: false, handedBack: false },
       dueMs: dueMs(of.run, child),
     }));
     of.chunks.push(added);
@@ -131,7 +133,7 @@ export class Fleet {
 
   markFed(open: OpenChild): void {
     if (open.fed) return;
-    open.fed = true;
+    Object.assign(open, { fed: true, tried: true });
     const host = this.#host(open.child.remote);
     host.fed.add(open);
     this.#waitsNoLonger(open, host);
