@@ -1,7 +1,7 @@
 /** Creates a run from a checked request. */
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import { LxstowError } from '../contract/errors.ts';
+import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type {
   Address,
   CreateRunBody,
@@ -52,11 +52,12 @@ export interface Occasion {
  * and the first host's error if no host answers.
  */
 export async function createRun(
-  { nats, runs, inventoryTimeoutMs, lastKnown }: RunTools,
+  tools: RunTools,
   request: CreateRunBody,
   remotes: string[],
   { requestor, trace, occasion }: Asker,
 ): Promise<Run> {
+  const { nats, runs, inventoryTimeoutMs, lastKnown } = tools;
   const { selector, id = randomUUID() } = request;
   checkSelector(selector);
   const before = request.id === undefined ? undefined : await runs.find(id);
@@ -79,7 +80,7 @@ export async function createRun(
     ...(fromRecords.some((each) => each.remote === remote) && { planned_from: 'records' as const }),
   }));
   const missing = occasion?.missed === undefined ? missingNames(selector, heard.known) : [];
-  const first = occasion?.before === undefined ? new Set<string>() : await leftByWindow(runs, occasion.before);
+  const first = occasion?.before === undefined ? new Set<string>() : await leftByWindow(tools, occasion.before);
   const missed = occasion?.missed ?? (isEmpty ? whyEmpty(excluded) : undefined);
   const addresses = [...answered, ...fromRecords];
   const head = {
@@ -126,13 +127,18 @@ function areAllFound({ instances = [] }: RunSelector, addresses: Address[]): boo
   return instances.length > 0 && instances.every((name) => found.has(name));
 }
 
-/** The instances that the window of this run left out. */
-async function leftByWindow(runs: RunStore, id: string): Promise<Set<string>> {
+/** The instances that the window of this run left out; none if the run cannot be read, because that is no reason to make no backup. */
+async function leftByWindow({ nats, runs }: Pick<RunTools, 'nats' | 'runs'>, id: string): Promise<Set<string>> {
   const left = new Set<string>();
-  const run = (await runs.find(id))?.run;
-  for (let index = 0; run && index < run.chunks; index++)
-    for (const child of (await runs.chunk(run, index)).children)
-      if (child.error_code === windowCode) left.add(addressKey(child));
+  try {
+    const run = (await runs.find(id))?.run;
+    for (let index = 0; run && index < run.chunks; index++)
+      for (const child of (await runs.chunk(run, index)).children)
+        if (child.error_code === windowCode) left.add(addressKey(child));
+  } catch (error) {
+    if (!isCode(asLxstowError(error), 'internal')) throw error;
+    nats.log.warn('the previous run of a schedule cannot be read', { run: id, error });
+  }
   return left;
 }
 

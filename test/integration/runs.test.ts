@@ -13,6 +13,7 @@ import { loadConfig } from '../../services/contract/config.ts';
 import {
   check,
   type Operation,
+  type Run,
   type RunChild,
   type ShownRun,
   type ShownRunChild,
@@ -550,6 +551,27 @@ describe('runs', { timeout: 600_000 }, () => {
     assert.equal(await runs.removeUnplanned(60_000), 0, 'one that may be about to get its head');
     assert.equal(await runs.removeUnplanned(0), 1);
     assert.ok((await runs.chunk(newest.run, 0)).children.length > 0);
+  });
+
+  it('end as Failure when a part of their plan is gone, and back up the rest', async () => {
+    const config = check('config.json', JSON.parse(await readFile(stack.stow.configFile, 'utf8')), 'config');
+    await using nats = await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'json' }, {}));
+    const runs = new RunStore(nats, 1);
+    const of = { id: randomUUID(), plan: 'deadbeef' };
+    const rest = plan([{ remote: 'local', project: 'default', instance: 'a1' }]);
+    await runs.writeChunk(of, 1, rest, 0);
+    const at = new Date().toISOString();
+    const head: Run = {
+      ...{ ...of, chunks: 2, status: 'Running', class: 'hand', created_at: at, updated_at: at },
+      request: { selector: { instances: ['a1', 'a2'] } },
+      places: { 'local/default': { pending: 2 } },
+      ...{ away: [], failures: [], excluded: 0 },
+    };
+    assert.ok(await runs.update(head, 0));
+    const run = await ended(of.id);
+    assert.deepEqual([run.status, run.counts.total, run.counts.success], ['Failure', 1, 1]);
+    assert.match(run.failures[0]?.reason ?? '', /^part 1 of its plan is lost/);
+    assert.deepEqual(states(await children(of.id)), { a1: 'success' });
   });
 
   it('queue a child again whose job NATS dropped as the repeat of another message', async () => {

@@ -161,6 +161,29 @@ describe('schedules', { timeout: 600_000 }, () => {
       for (const name of ['waiting', 'fresh', 'beat', 'changed']) await world.ask('DELETE', `/${name}`);
     });
 
+    it('are made up for although the run before them can no longer be read', async () => {
+      await world.create('unread', { cron: '@daily', selector: { instances: ['s2'] } });
+      const at = new Date(Date.now() - dayMs).toISOString();
+      const id = randomUUID();
+      const head: Run = {
+        // Its only chunk is gone.
+        ...{ id, plan: 'deadbeef', chunks: 1, status: 'Success', class: 'scheduled', created_at: at, updated_at: at },
+        ...{ request: { selector: { all: true } }, places: {}, away: [], failures: [], excluded: 0 },
+      };
+      assert.ok(await new RunStore(world.nats, 1).update(head, 0));
+      const found = await world.schedules.find('unread');
+      assert.ok(found);
+      const last = { slot: 'then', at, run: id };
+      assert.ok(await world.schedules.update({ ...found.schedule, last }, found.revision));
+      await world.turnBack('unread', 1.2 * dayMs);
+      await until(
+        () => world.show('unread'),
+        (shown) => shown.last?.run !== id,
+      );
+      const run = await world.ended('unread');
+      assert.deepEqual([run.status, run.counts.success], ['Success', 1]);
+    });
+
     it('are due again when a clock that was ahead is put right', async () => {
       await world.create('ahead', { cron: '@yearly', selector: { instances: ['s1'] } });
       await world.turnBack('ahead', -300 * dayMs);

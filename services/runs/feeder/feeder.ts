@@ -15,7 +15,7 @@ import type { OperationStore } from '../../operations/operationStore.ts';
 import { countsOf, hasEnded, isOpen, tally, windowCode, withFailure } from '../fold.ts';
 import type { RunStore, StoredRun } from '../runStore.ts';
 import { feedChild, pruneBehind } from './feeding.ts';
-import { Fleet, type OpenChild } from './openRuns.ts';
+import { Fleet, type OpenChild, type OpenRun } from './openRuns.ts';
 import { Records } from './runRecords.ts';
 import { SilentHosts, type SilentHostsOptions } from './silentHosts.ts';
 
@@ -155,21 +155,31 @@ class Term {
     if (!stored || hasEnded(stored.run) || this.#fleet.get(id)) return;
     const { run, revision } = stored;
     const indexes = Array.from({ length: run.chunks }, (_, index) => index);
-    const chunks = await Promise.all(indexes.map((index) => runs.chunk(run, index)));
-    const children = chunks.map((chunk) => chunk.children);
+    const chunks = await Promise.all(indexes.map((index) => runs.findChunk(run, index)));
+    const children = chunks.map((chunk) => chunk.children ?? []);
     // Chunks may be younger than the head, which has the counts.
     run.places = tally(children.flat());
     const open = this.#fleet.add(run, children);
-    this.#records.read(
-      open,
-      revision,
-      chunks.map((chunk) => chunk.revision),
-    );
+    const revisions = chunks.map((chunk) => chunk.revision);
+    this.#records.read(open, revision, revisions);
+    for (const index of indexes.filter((each) => !chunks[each]?.children)) await this.#noteLost(open, index);
     // Children that are queued already count against their host's bound.
     await forEach(this.#fleet.open(open), feedsAtOnce, async (each) => {
       const found = await operations.find(each.id, each.child.remote);
       if (found) this.#fleet.see(found.operation);
     });
+  }
+
+  /** Records that a chunk is gone: the run goes on without its children, and ends as Failure. */
+  async #noteLost(of: OpenRun, index: number): Promise<void> {
+    const { run } = of;
+    const reason = `part ${index + 1} of its plan is lost: the backups in it are not made, or no longer counted`;
+    if (run.failures.some((each) => each.reason === reason)) return;
+    this.#options.log.error('a chunk of a run is gone', { run: run.id, chunk: index });
+    const failure = { remote: '', project: '', instance: '', reason, error_code: 'internal' };
+    run.failures = withFailure(run.failures, failure);
+    // The end of the run writes the chunk again, without children. The failure is in the head before that.
+    await this.#records.write(of, false);
   }
 
   async #topUp(): Promise<void> {
