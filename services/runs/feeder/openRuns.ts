@@ -48,6 +48,8 @@ export class Fleet {
   readonly #children = new Map<string, OpenChild>();
   /** By instance: the open child of the run that came first. */
   readonly #holders = new Map<string, OpenChild>();
+  /** Children that were added since the last call of `next`. */
+  #added: OpenChild[] = [];
   readonly #hosts = new Map<string, Host>();
 
   /** Children of runs with a keep rule that have been backed up, and whose rule has not been applied yet. */
@@ -66,7 +68,7 @@ export class Fleet {
     return this.#runs.get(run);
   }
 
-  /** Adds a run. Children whose instance another run has already are skipped. */
+  /** Adds a run. The next call of `next` skips children whose instance another run has already; by then, `see` has been called with the operations that exist. */
   add(run: Run, chunks: RunChild[][]): OpenRun {
     const open: OpenRun = { run, chunks: [], dirty: new Set(), changed: false };
     this.#runs.set(run.id, open);
@@ -90,7 +92,7 @@ export class Fleet {
       const queue = host.waiting.get(of) ?? [];
       host.waiting.set(of, queue);
       queue.push(each);
-      this.#hold(each);
+      this.#added.push(each);
     }
     if (of.run.schedule?.jitter_seconds)
       for (const host of this.#hosts.values()) host.waiting.get(of)?.sort((a, b) => a.dueMs - b.dueMs);
@@ -175,6 +177,8 @@ export class Fleet {
    */
   next(nowMs = Date.now()): OpenChild[] {
     const chosen: OpenChild[] = [];
+    for (const each of this.#added) if (isOpen(each.child)) this.#hold(each);
+    this.#added = [];
     for (const [remote, host] of this.#hosts) {
       for (let room = roomOf(host); room > 0; room--) {
         const child = this.#nextOf(remote, host, nowMs);
@@ -201,8 +205,8 @@ export class Fleet {
     const instance = addressKey(open.child);
     const holder = this.#holders.get(instance);
     if (!holder || !isOpen(holder.child)) return void this.#holders.set(instance, open);
-    // A child that is running began before the other run was planned.
-    if (holder.of === open.of || open.child.state === 'running') return;
+    // If an operation exists, the backup may be queued or running already. Then the queue decides which of the two is skipped.
+    if (holder.of === open.of || open.tried || open.child.state === 'running') return;
     const by = holder.of.run;
     const reason = `run ${by.id}, created ${by.created_at}, backs it up`;
     this.settle(open, { state: 'skipped', reason, by: by.id, since: by.created_at });
