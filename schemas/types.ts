@@ -2664,6 +2664,10 @@ places: {
  */
 away: RunAway[]
 /**
+ * Names in the selector that no host has so far. Present while the run waits for hosts that had not answered when it was planned; when all have answered, each name is a failure. Absent if such a host was given up.
+ */
+missing?: string[]
+/**
  * The first failures.
  */
 failures: RunFailure[]

@@ -1,7 +1,7 @@
 /** Creates a run from a checked request. */
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import { LxstowError } from '../contract/errors.ts';
+import { asLxstowError, isCode, LxstowError } from '../contract/errors.ts';
 import type {
   Address,
   CreateRunBody,
@@ -18,6 +18,7 @@ import { hasEnded, tally, windowCode, withFailure } from './fold.ts';
 import { addressKey, plan } from './plan.ts';
 import type { RunStore } from './runStore.ts';
 import { checkSelector } from './selector.ts';
+import { missedFailure, missingFailure, missingNames, whyEmpty } from './unmatched.ts';
 
 export interface RunTools {
   nats: Nats;
@@ -51,11 +52,12 @@ export interface Occasion {
  * and the first host's error if no host answers.
  */
 export async function createRun(
-  { nats, runs, inventoryTimeoutMs, lastKnown }: RunTools,
+  tools: RunTools,
   request: CreateRunBody,
   remotes: string[],
   { requestor, trace, occasion }: Asker,
 ): Promise<Run> {
+  const { nats, runs, inventoryTimeoutMs, lastKnown } = tools;
   const { selector, id = randomUUID() } = request;
   checkSelector(selector);
   const before = request.id === undefined ? undefined : await runs.find(id);
@@ -67,8 +69,7 @@ export async function createRun(
   const [error] = silent.values();
   if (error && silent.size === remotes.length && !occasion) throw error;
   const isEmpty = answered.length === 0 && silent.size === 0;
-  const none = excluded > 0 ? 'each instance that fits the selector is excluded' : 'no instance fits the selector';
-  if (isEmpty && !occasion) throw new LxstowError('not-found', none);
+  if (isEmpty && !occasion) throw new LxstowError('not-found', whyEmpty(excluded));
   const now = new Date().toISOString();
   // If every named instance was found, hosts that did not answer do not matter.
   const waited = areAllFound(selector, answered) ? [] : [...silent];
@@ -78,17 +79,19 @@ export async function createRun(
     ...{ remote, since: now, reason: message, planned: false },
     ...(fromRecords.some((each) => each.remote === remote) && { planned_from: 'records' as const }),
   }));
-  const missing = silent.size > 0 || occasion?.missed !== undefined ? [] : missingNames(selector, heard.known);
-  const first = occasion?.before === undefined ? new Set<string>() : await leftByWindow(runs, occasion.before);
-  const missed = occasion?.missed ?? (isEmpty ? none : undefined);
+  const missing = occasion?.missed === undefined ? missingNames(selector, heard.known) : [];
+  const first = occasion?.before === undefined ? new Set<string>() : await leftByWindow(tools, occasion.before);
+  const missed = occasion?.missed ?? (isEmpty ? whyEmpty(excluded) : undefined);
   const addresses = [...answered, ...fromRecords];
   const head = {
     ...headOf({ id, request, class: occasion?.class ?? 'hand', addresses, now, away, excluded, requestor, trace }),
     ...(occasion && { schedule: occasion.schedule }),
     ...(occasion?.note !== undefined && { note: occasion.note }),
+    // A host that has not answered may have what no other host has.
+    ...(away.length > 0 && { missing }),
     failures: [
       ...(missed === undefined ? [] : [missedFailure(missed)]),
-      ...missing.map((name) => missingFailure(name, remotes)),
+      ...(away.length > 0 ? [] : missing.map((name) => missingFailure(name, remotes[0]))),
     ].reduce(withFailure, [] as RunFailure[]),
   };
   const made = await runs.create(head, plan(addresses, first));
@@ -124,26 +127,18 @@ function areAllFound({ instances = [] }: RunSelector, addresses: Address[]): boo
   return instances.length > 0 && instances.every((name) => found.has(name));
 }
 
-/** Names (not patterns) that no instance has: a typo in a script must not go unnoticed. */
-function missingNames({ instances = [] }: RunSelector, known: Set<string>): string[] {
-  return instances.filter((name) => !/[*?]/.test(name) && !known.has(name));
-}
-
-function missingFailure(name: string, [remote = '']: string[]): RunFailure {
-  return { remote, project: '', instance: '', reason: `there is no instance ${name}`, error_code: 'not-found' };
-}
-
-function missedFailure(reason: string): RunFailure {
-  return { remote: '', project: '', instance: '', reason, error_code: 'missed' };
-}
-
-/** The instances that the window of this run left out. */
-async function leftByWindow(runs: RunStore, id: string): Promise<Set<string>> {
+/** The instances that the window of this run left out; none if the run cannot be read, because that is no reason to make no backup. */
+async function leftByWindow({ nats, runs }: Pick<RunTools, 'nats' | 'runs'>, id: string): Promise<Set<string>> {
   const left = new Set<string>();
-  const run = (await runs.find(id))?.run;
-  for (let index = 0; run && index < run.chunks; index++)
-    for (const child of (await runs.chunk(run, index)).children)
-      if (child.error_code === windowCode) left.add(addressKey(child));
+  try {
+    const run = (await runs.find(id))?.run;
+    for (let index = 0; run && index < run.chunks; index++)
+      for (const child of (await runs.chunk(run, index)).children)
+        if (child.error_code === windowCode) left.add(addressKey(child));
+  } catch (error) {
+    if (!isCode(asLxstowError(error), 'internal')) throw error;
+    nats.log.warn('the previous run of a schedule cannot be read', { run: id, error });
+  }
   return left;
 }
 

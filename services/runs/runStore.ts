@@ -66,10 +66,19 @@ export class RunStore {
   }
 
   /** Throws when the chunk is gone. */
-  async chunk({ id, plan }: Pick<Run, 'id' | 'plan'>, index: number): Promise<Chunk> {
-    const { entry } = await this.#bucket.get(runPlanKey(id, plan, index));
-    if (!entry) throw new Error(`chunk ${index} of run ${id} is gone`);
-    return { children: parseRecord<RunPlan>(entry.value), revision: entry.revision };
+  async chunk(run: Pick<Run, 'id' | 'plan'>, index: number): Promise<Chunk> {
+    const { children, revision } = await this.findChunk(run, index);
+    if (!children) throw new Error(`chunk ${index} of run ${run.id} is gone`);
+    return { children, revision };
+  }
+
+  /** Without `children` when the chunk is gone; `writeChunk` can then write it again, over `revision`. */
+  async findChunk(
+    { id, plan }: Pick<Run, 'id' | 'plan'>,
+    index: number,
+  ): Promise<Partial<Chunk> & { revision: number }> {
+    const { entry, revision } = await this.#bucket.get(runPlanKey(id, plan, index));
+    return { ...(entry && { children: parseRecord<RunPlan>(entry.value) }), revision };
   }
 
   /** Replaces this revision of a chunk, 0 for a new one; undefined when it is no longer the last. `last`: the run ends with this write. */

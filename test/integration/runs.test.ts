@@ -13,6 +13,7 @@ import { loadConfig } from '../../services/contract/config.ts';
 import {
   check,
   type Operation,
+  type Run,
   type RunChild,
   type ShownRun,
   type ShownRunChild,
@@ -470,6 +471,30 @@ describe('runs', { timeout: 600_000 }, () => {
     await worker.stop();
   });
 
+  it('of a remote that is away fail for what no host has, once it is back', async () => {
+    const ids: string[] = [];
+    for (const selector of [{ instances: ['a1', 'mial', 'x1'] }, { match: ['user.backup=never'] }]) {
+      const answer = await create({ selector }, other);
+      assert.equal(answer.status, 202, answer.text);
+      ids.push(idOf(answer));
+    }
+    const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
+    const worker = await other.addWorker({
+      LXSTOW_WORKER_REMOTE: 'later',
+      LXSTOW_REMOTES: JSON.stringify({ local: {}, later: { socket } }),
+    });
+    const [named, none] = await Promise.all(ids.map((id) => ended(id, other)));
+    assert.deepEqual(
+      [named?.status, named?.counts.success, named?.failures.map(({ reason }) => reason)],
+      ['Failure', 2, ['there is no instance mial']],
+    );
+    assert.deepEqual(
+      [none?.status, none?.counts.total, none?.failures.map(({ reason }) => reason)],
+      ['Failure', 0, ['no instance fits the selector']],
+    );
+    await worker.stop();
+  });
+
   it('are planned by the records of a remote that is away; when it is back, what it lacks is skipped, and what is new is added', async () => {
     const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
     const worker = await other.addWorker({
@@ -528,6 +553,27 @@ describe('runs', { timeout: 600_000 }, () => {
     assert.ok((await runs.chunk(newest.run, 0)).children.length > 0);
   });
 
+  it('end as Failure when a part of their plan is gone, and back up the rest', async () => {
+    const config = check('config.json', JSON.parse(await readFile(stack.stow.configFile, 'utf8')), 'config');
+    await using nats = await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'json' }, {}));
+    const runs = new RunStore(nats, 1);
+    const of = { id: randomUUID(), plan: 'deadbeef' };
+    const rest = plan([{ remote: 'local', project: 'default', instance: 'a1' }]);
+    await runs.writeChunk(of, 1, rest, 0);
+    const at = new Date().toISOString();
+    const head: Run = {
+      ...{ ...of, chunks: 2, status: 'Running', class: 'hand', created_at: at, updated_at: at },
+      request: { selector: { instances: ['a1', 'a2'] } },
+      places: { 'local/default': { pending: 2 } },
+      ...{ away: [], failures: [], excluded: 0 },
+    };
+    assert.ok(await runs.update(head, 0));
+    const run = await ended(of.id);
+    assert.deepEqual([run.status, run.counts.total, run.counts.success], ['Failure', 1, 1]);
+    assert.match(run.failures[0]?.reason ?? '', /^part 1 of its plan is lost/);
+    assert.deepEqual(states(await children(of.id)), { a1: 'success' });
+  });
+
   it('queue a child again whose job NATS dropped as the repeat of another message', async () => {
     const config = check('config.json', JSON.parse(await readFile(stack.stow.configFile, 'utf8')), 'config');
     await using nats = await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'json' }, {}));
@@ -553,6 +599,30 @@ describe('runs', { timeout: 600_000 }, () => {
     const run = await ended(id);
     assert.deepEqual([run.status, run.counts.success], ['Success', 2]);
     await nats.jsm.streams.update(jobsStream, stream);
+  });
+
+  it('leave no operation waiting for a job that the full queue refused, when they are cancelled', async () => {
+    const config = check('config.json', JSON.parse(await readFile(stack.stow.configFile, 'utf8')), 'config');
+    await using nats = await connectNats(config.nats, 'test', createLogger({ level: 'error', format: 'json' }, {}));
+    const { config: stream } = await nats.jsm.streams.info(jobsStream);
+    const { answer, release } = await occupy();
+    await nats.jsm.streams.update(jobsStream, { ...stream, max_msgs: 1 });
+    try {
+      const id = idOf(await create({ selector: { instances: ['a1', 'a2'] } }));
+      const operations = async () => {
+        const links = (await children(id)).map(({ operation }) => stack.stow.request('GET', operation));
+        return (await Promise.all(links)).map(({ body }) => body.metadata?.status);
+      };
+      await until(operations, (found) => found.every((status) => status === 'Pending'));
+      assert.equal((await stack.stow.request('DELETE', `/1.0/runs/${id}`)).status, 200);
+      const run = await ended(id);
+      assert.deepEqual([run.status, run.counts.cancelled], ['Cancelled', 2]);
+      assert.deepEqual(await operations(), ['Cancelled', 'Cancelled']);
+    } finally {
+      await nats.jsm.streams.update(jobsStream, stream);
+    }
+    release();
+    assert.equal((await stack.stow.finished(answer)).status, 'Success');
   });
 
   it('say that a remote is away, and go on when it is back', async () => {

@@ -1,6 +1,6 @@
 /** Schedules: what is due is backed up, and what is missed is said. On real parts, with the clock of the record turned back. */
 import assert from 'node:assert/strict';
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { chmod, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -13,7 +13,10 @@ import type {
   ShownRunChild,
   ShownSchedule,
 } from '../../services/contract/schemas.ts';
-import { plan } from '../../services/runs/plan.ts';
+import { newOperation } from '../../services/operations/operation.ts';
+import { OperationStore } from '../../services/operations/operationStore.ts';
+import { tally } from '../../services/runs/fold.ts';
+import { childId, plan } from '../../services/runs/plan.ts';
 import { RunStore } from '../../services/runs/runStore.ts';
 import { scheduledRunId } from '../../services/schedules/scheduler.ts';
 import { attempt } from '../lab/run.ts';
@@ -158,6 +161,29 @@ describe('schedules', { timeout: 600_000 }, () => {
       for (const name of ['waiting', 'fresh', 'beat', 'changed']) await world.ask('DELETE', `/${name}`);
     });
 
+    it('are made up for although the run before them can no longer be read', async () => {
+      await world.create('unread', { cron: '@daily', selector: { instances: ['s2'] } });
+      const at = new Date(Date.now() - dayMs).toISOString();
+      const id = randomUUID();
+      const head: Run = {
+        // Its only chunk is gone.
+        ...{ id, plan: 'deadbeef', chunks: 1, status: 'Success', class: 'scheduled', created_at: at, updated_at: at },
+        ...{ request: { selector: { all: true } }, places: {}, away: [], failures: [], excluded: 0 },
+      };
+      assert.ok(await new RunStore(world.nats, 1).update(head, 0));
+      const found = await world.schedules.find('unread');
+      assert.ok(found);
+      const last = { slot: 'then', at, run: id };
+      assert.ok(await world.schedules.update({ ...found.schedule, last }, found.revision));
+      await world.turnBack('unread', 1.2 * dayMs);
+      await until(
+        () => world.show('unread'),
+        (shown) => shown.last?.run !== id,
+      );
+      const run = await world.ended('unread');
+      assert.deepEqual([run.status, run.counts.success], ['Success', 1]);
+    });
+
     it('are due again when a clock that was ahead is put right', async () => {
       await world.create('ahead', { cron: '@yearly', selector: { instances: ['s1'] } });
       await world.turnBack('ahead', -300 * dayMs);
@@ -201,6 +227,33 @@ describe('schedules', { timeout: 600_000 }, () => {
       order.map(({ instance }) => instance),
       ['s2', 's1'],
     );
+  });
+
+  it('also skip what could not be queued before their window ended, and leave no operation waiting', async () => {
+    const runs = new RunStore(world.nats, 1);
+    const operations = new OperationStore(world.nats, 1);
+    const now = new Date();
+    const children = plan([{ remote: 'local', project: 'default', instance: 's1' }]);
+    const [child] = children;
+    assert.ok(child);
+    const [id, token] = [randomUUID(), randomBytes(16).toString('hex')];
+    // As a gateway leaves it that dies before it has queued the job.
+    const left = childId({ id, plan: token }, child);
+    await runs.writeChunk({ id, plan: token }, 0, children, 0);
+    await operations.create(newOperation({ id: left, kind: 'backup', address: child }, now));
+    const at = now.toISOString();
+    const head: Run = {
+      ...{ id, plan: token, chunks: 1, status: 'Running', class: 'scheduled', created_at: at, updated_at: at },
+      request: { selector: { all: true } },
+      schedule: { name: 'windowed', slot: 'then', starts_at: at, window_ends: at },
+      ...{ places: tally(children), away: [], failures: [], excluded: 0 },
+    };
+    assert.ok(await runs.update(head, 0));
+    const run = await world.endOf(id);
+    assert.deepEqual([run.status, run.counts.skipped], ['Success', 1]);
+    const [skipped] = (await runs.chunk(head, 0)).children;
+    assert.equal(skipped?.error_code, 'window');
+    assert.equal((await operations.find(left))?.operation.status, 'Cancelled');
   });
 
   it('skip what their last run is still at, say since when, and back it up the next time', async () => {

@@ -290,11 +290,31 @@ describe('the fleet', () => {
     const children = plan([{ remote: 'r', project: 'default', instance: 'c1' }]);
     const first = fleet.add(runOf(children), chunksOf(children));
     const second = fleet.add(runOf(children), chunksOf(children));
+    fleet.next();
     assert.deepEqual(
       second.chunks.flat().map(({ child }) => [child.state, child.by]),
       [['skipped', first.run.id]],
     );
     assert.equal(first.chunks[0]?.[0]?.child.state, 'pending');
+  });
+
+  it('does not skip what is on the queue already, even if a later run was taken on first', () => {
+    const fleet = new Fleet();
+    const children = plan(['c1', 'c2'].map((instance) => ({ remote: 'r', project: 'default', instance })));
+    const later = fleet.add(runOf(children), chunksOf(children));
+    const earlier = fleet.add(runOf(children), chunksOf(children));
+    const [queued] = children;
+    assert.ok(queued);
+    fleet.see(operation(earlier.run, queued, 'Pending'));
+    fleet.next();
+    const states = ({ chunks }: OpenRun) => chunks.flat().map(({ child }) => child.state);
+    assert.deepEqual(
+      [states(earlier), states(later)],
+      [
+        ['pending', 'skipped'],
+        ['pending', 'pending'],
+      ],
+    );
   });
 });
 

@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { forEach } from '../../concurrency/orderedMap.ts';
-import { asLxstowError, isCode, unlessCode } from '../../contract/errors.ts';
+import { asLxstowError, isCode } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Lease } from '../../coordination/leases.ts';
 import { type LeaseTools, serveUnderLease } from '../../coordination/serveUnderLease.ts';
@@ -15,7 +15,7 @@ import type { OperationStore } from '../../operations/operationStore.ts';
 import { countsOf, hasEnded, isOpen, tally, windowCode, withFailure } from '../fold.ts';
 import type { RunStore, StoredRun } from '../runStore.ts';
 import { feedChild, pruneBehind } from './feeding.ts';
-import { Fleet, type OpenChild } from './openRuns.ts';
+import { Fleet, type OpenChild, type OpenRun } from './openRuns.ts';
 import { Records } from './runRecords.ts';
 import { SilentHosts, type SilentHostsOptions } from './silentHosts.ts';
 
@@ -124,7 +124,7 @@ class Term {
       this.#woken = Promise.withResolvers();
       await this.#takeOn();
       await this.#cancelChildren();
-      this.#closeWindows();
+      await this.#closeWindows();
       await this.#topUp();
       await this.#prune();
       if (performance.now() - this.#lookedAt >= lookEveryMs) await this.#look();
@@ -155,21 +155,31 @@ class Term {
     if (!stored || hasEnded(stored.run) || this.#fleet.get(id)) return;
     const { run, revision } = stored;
     const indexes = Array.from({ length: run.chunks }, (_, index) => index);
-    const chunks = await Promise.all(indexes.map((index) => runs.chunk(run, index)));
-    const children = chunks.map((chunk) => chunk.children);
+    const chunks = await Promise.all(indexes.map((index) => runs.findChunk(run, index)));
+    const children = chunks.map((chunk) => chunk.children ?? []);
     // Chunks may be younger than the head, which has the counts.
     run.places = tally(children.flat());
     const open = this.#fleet.add(run, children);
-    this.#records.read(
-      open,
-      revision,
-      chunks.map((chunk) => chunk.revision),
-    );
+    const revisions = chunks.map((chunk) => chunk.revision);
+    this.#records.read(open, revision, revisions);
+    for (const index of indexes.filter((each) => !chunks[each]?.children)) await this.#noteLost(open, index);
     // Children that are queued already count against their host's bound.
     await forEach(this.#fleet.open(open), feedsAtOnce, async (each) => {
       const found = await operations.find(each.id, each.child.remote);
       if (found) this.#fleet.see(found.operation);
     });
+  }
+
+  /** Records that a chunk is gone: the run goes on without its children, and ends as Failure. */
+  async #noteLost(of: OpenRun, index: number): Promise<void> {
+    const { run } = of;
+    const reason = `part ${index + 1} of its plan is lost: the backups in it are not made, or no longer counted`;
+    if (run.failures.some((each) => each.reason === reason)) return;
+    this.#options.log.error('a chunk of a run is gone', { run: run.id, chunk: index });
+    const failure = { remote: '', project: '', instance: '', reason, error_code: 'internal' };
+    run.failures = withFailure(run.failures, failure);
+    // The end of the run writes the chunk again, without children. The failure is in the head before that.
+    await this.#records.write(of, false);
   }
 
   async #topUp(): Promise<void> {
@@ -190,7 +200,7 @@ class Term {
   }
 
   /** Children that have not begun when their schedule's window ends are skipped. */
-  #closeWindows(): void {
+  async #closeWindows(): Promise<void> {
     for (const of of this.#fleet.runs) {
       const { schedule, away, status } = of.run;
       if (status !== 'Running' || !schedule?.window_ends || Date.parse(schedule.window_ends) > Date.now()) continue;
@@ -201,8 +211,13 @@ class Term {
         });
       of.run.away = away.filter(({ planned }) => planned);
       const reason = `had not begun when its schedule's window ended, at ${schedule.window_ends}`;
-      for (const each of this.#fleet.open(of).filter(({ fed }) => !fed))
+      const waiting = this.#fleet.open(of).filter(({ fed }) => !fed);
+      await forEach(waiting, cancelsAtOnce, async (each) => {
+        if (each.tried) await this.#lookAt(each);
+        if (each.fed) return;
         this.#fleet.settle(each, { state: 'skipped', reason, error_code: windowCode });
+        if (each.tried) await this.#cancelOperation(each);
+      });
     }
   }
 
@@ -220,32 +235,46 @@ class Term {
   }
 
   async #cancelChildren(): Promise<void> {
-    const { cancel } = this.#options;
     for (const of of this.#fleet.runs.filter(({ run }) => run.status === 'Cancelling')) {
       // Hosts that have not answered yet are no longer waited for.
       of.run.away = of.run.away.filter(({ planned }) => planned);
-      const open = this.#fleet.open(of).filter((each) => !this.#cancelled.has(each));
+      const open = this.#fleet.open(of).filter((each) => !each.fed || !this.#cancelled.has(each));
       await forEach(open, cancelsAtOnce, async (each) => {
-        if (!each.fed) return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
-        // A refusal means that it has ended, or can no longer be cancelled.
-        await unlessCode(['bad-request', 'not-found'], () => cancel(each.id));
+        if (!each.tried || !(await this.#cancelOperation(each)))
+          return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
+        // `#look` reads how it ended if the watch misses the change.
+        this.#fleet.markFed(each);
         this.#cancelled.add(each);
       });
     }
   }
 
+  /** Asks the operation of a child to end. Returns false if there is none. */
+  async #cancelOperation({ id }: OpenChild): Promise<boolean> {
+    try {
+      await this.#options.cancel(id);
+    } catch (error) {
+      if (isCode(error, 'not-found')) return false;
+      // A refusal means that it has ended, or can no longer be cancelled.
+      if (!isCode(error, 'bad-request')) throw error;
+    }
+    return true;
+  }
+
   /** For hosts without a recent change: reads the operations of their children, because the watch may have missed a change, and asks the hosts. */
   async #look(): Promise<void> {
-    const { operations } = this.#options;
     const before = performance.now() - lookEveryMs;
     this.#lookedAt = performance.now();
     const still = this.#fleet.fed().filter(({ child }) => (this.#moved.get(child.remote) ?? 0) < before);
-    await forEach(still, feedsAtOnce, async (each) => {
-      const found = await operations.find(each.id, each.child.remote);
-      if (found) this.#fleet.see(found.operation);
-      if (!found || (await this.#isLost(each, found.revision))) this.#fleet.unmarkFed(each);
-    });
+    await forEach(still, feedsAtOnce, (each) => this.#lookAt(each));
     this.#silent.ask([...new Map(still.map(({ child }) => [child.remote, child])).values()]);
+  }
+
+  /** Reads a child's operation; the child is fed if its job is on the queue or at work. */
+  async #lookAt(each: OpenChild): Promise<void> {
+    const found = await this.#options.operations.find(each.id, each.child.remote);
+    if (found) this.#fleet.see(found.operation);
+    if (!found || (await this.#isLost(each, found.revision))) this.#fleet.unmarkFed(each);
   }
 
   /** Whether the job of a waiting child is not on the queue: NATS drops it as a duplicate if another message had its id. */

@@ -23,8 +23,10 @@ export interface OpenChild {
   of: OpenRun;
   chunk: number;
   child: RunChild;
-  /** Whether it is on the queue, or may be: a publish may have failed halfway. */
+  /** Whether it is on the queue, or being put there. */
   fed: boolean;
+  /** Whether it was ever fed, so its operation may exist, and even its job: a publish may have failed halfway. */
+  tried: boolean;
   /** Whether a worker took it and handed it back. */
   handedBack: boolean;
   /** When it may begin, by Date.now(). */
@@ -46,6 +48,8 @@ export class Fleet {
   readonly #children = new Map<string, OpenChild>();
   /** By instance: the open child of the run that came first. */
   readonly #holders = new Map<string, OpenChild>();
+  /** Children that were added since the last call of `next`. */
+  #added: OpenChild[] = [];
   readonly #hosts = new Map<string, Host>();
 
   /** Children of runs with a keep rule that have been backed up, and whose rule has not been applied yet. */
@@ -64,7 +68,7 @@ export class Fleet {
     return this.#runs.get(run);
   }
 
-  /** Adds a run. Children whose instance another run has already are skipped. */
+  /** Adds a run. The next call of `next` skips children whose instance another run has already; by then, `see` has been called with the operations that exist. */
   add(run: Run, chunks: RunChild[][]): OpenRun {
     const open: OpenRun = { run, chunks: [], dirty: new Set(), changed: false };
     this.#runs.set(run.id, open);
@@ -76,7 +80,7 @@ export class Fleet {
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
     const added = children.map((child) => ({
-      ...{ id: childId(of.run, child), of, chunk, child, fed: false, handedBack: false },
+      ...{ id: childId(of.run, child), of, chunk, child, fed: false, tried: false, handedBack: false },
       dueMs: dueMs(of.run, child),
     }));
     of.chunks.push(added);
@@ -88,7 +92,7 @@ export class Fleet {
       const queue = host.waiting.get(of) ?? [];
       host.waiting.set(of, queue);
       queue.push(each);
-      this.#hold(each);
+      this.#added.push(each);
     }
     if (of.run.schedule?.jitter_seconds)
       for (const host of this.#hosts.values()) host.waiting.get(of)?.sort((a, b) => a.dueMs - b.dueMs);
@@ -131,7 +135,7 @@ export class Fleet {
 
   markFed(open: OpenChild): void {
     if (open.fed) return;
-    open.fed = true;
+    Object.assign(open, { fed: true, tried: true });
     const host = this.#host(open.child.remote);
     host.fed.add(open);
     this.#waitsNoLonger(open, host);
@@ -173,6 +177,8 @@ export class Fleet {
    */
   next(nowMs = Date.now()): OpenChild[] {
     const chosen: OpenChild[] = [];
+    for (const each of this.#added) if (isOpen(each.child)) this.#hold(each);
+    this.#added = [];
     for (const [remote, host] of this.#hosts) {
       for (let room = roomOf(host); room > 0; room--) {
         const child = this.#nextOf(remote, host, nowMs);
@@ -199,8 +205,8 @@ export class Fleet {
     const instance = addressKey(open.child);
     const holder = this.#holders.get(instance);
     if (!holder || !isOpen(holder.child)) return void this.#holders.set(instance, open);
-    // A child that is running began before the other run was planned.
-    if (holder.of === open.of || open.child.state === 'running') return;
+    // If an operation exists, the backup may be queued or running already. Then the queue decides which of the two is skipped.
+    if (holder.of === open.of || open.tried || open.child.state === 'running') return;
     const by = holder.of.run;
     const reason = `run ${by.id}, created ${by.created_at}, backs it up`;
     this.settle(open, { state: 'skipped', reason, by: by.id, since: by.created_at });

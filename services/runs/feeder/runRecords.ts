@@ -57,7 +57,8 @@ export class Records {
     of.changed = false;
     for (;;) {
       const now = new Date().toISOString();
-      const head = { ...run, updated_at: now, ...(over && { status: endOf(run), ended_at: now, away: [] }) };
+      const end = over && { status: endOf(run), ended_at: now, away: [], missing: undefined };
+      const head = { ...run, updated_at: now, ...end };
       const revision = await this.#runs.update(head, revisions.head);
       if (revision !== undefined) {
         revisions.head = revision;

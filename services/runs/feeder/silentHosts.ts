@@ -10,6 +10,7 @@ import type { Log } from '../../telemetry/logger.ts';
 import { chosenOn, type Heard } from '../candidates.ts';
 import { count, withFailure } from '../fold.ts';
 import { childId, chunksOf, longestReason, plan } from '../plan.ts';
+import { missedFailure, missingFailure, whyEmpty } from '../unmatched.ts';
 import type { Fleet, OpenRun } from './openRuns.ts';
 import { remotesAway } from './remotesAway.ts';
 import type { Records } from './runRecords.ts';
@@ -131,8 +132,23 @@ export class SilentHosts {
     }
     run.away = run.away.filter((each) => each.remote !== remote);
     run.excluded += heard.excluded;
+    this.#noteUnmatched(of, heard.known);
     // Write this before a child is queued, so that the next holder of the lease knows of it.
     await this.#records.write(of, false);
+  }
+
+  /** Removes the host's instances from the missing names; after the last host, what is still missing is a failure. */
+  #noteUnmatched({ run, chunks }: OpenRun, known: ReadonlySet<string>): void {
+    const missing = run.missing?.filter((name) => !known.has(name));
+    const isLast = run.away.every(({ planned }) => planned);
+    run.missing = isLast ? undefined : missing;
+    // Absent if a host was given up: it may have what is missing.
+    if (!isLast || !missing) return;
+    const isEmpty = chunks.flat().every(({ child: { remote, reason } }) => reason === notThere(remote));
+    run.failures = [
+      ...(isEmpty ? [missedFailure(whyEmpty(run.excluded))] : []),
+      ...missing.map((name) => missingFailure(name)),
+    ].reduce(withFailure, run.failures);
   }
 
   /** Keeps waiting for the host, or, after `patienceMs`, fails its children. */
@@ -148,6 +164,7 @@ export class SilentHosts {
     for (const each of this.#fleet.on(of, remote))
       this.#fleet.settle(each, { state: 'failure', reason: given.slice(0, longestReason), error_code: code });
     run.away = run.away.filter((each) => each.remote !== remote);
+    run.missing = undefined;
     of.changed = true;
   }
 }
