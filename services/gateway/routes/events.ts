@@ -26,7 +26,8 @@ async function openSocket({ eventSockets, trust }: GatewayParts, request: Reques
   const connection = request.socket as TLSSocket;
   eventSockets.add(await websocketOf(response), {
     types,
-    wants: (of) => (project === undefined || of === project) && mayTouch(client, of),
+    // '' is no project, but only clients that may see all projects may touch it.
+    wants: (of) => (project === undefined || of === '' || of === project) && mayTouch(client, of),
     trusted: async () => sameAccess(client, await trust.client(connection)),
     connection,
     client: client.fingerprint,
