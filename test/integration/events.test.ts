@@ -251,6 +251,25 @@ describe('events', { timeout: 600_000 }, () => {
     assertError(await stack.stow.request('GET', '/1.0/nothing', { headers: upgrade }), 404, /not found/);
   });
 
+  it('leave sockets to others, however many one client opens', async () => {
+    const greedy = await makeCertificate({ commonName: 'greedy' });
+    const certificate = greedy.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
+    const body = { type: 'client', certificate, role: 'viewer' };
+    assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
+    const all = await Promise.all(Array.from({ length: 250 }, () => listen(stack.stow, '', greedy)));
+    /** The status of one more. */
+    const another = () =>
+      new Promise<number | undefined>((resolve) => {
+        const socket = open(stack.stow, '', greedy);
+        socket.once('open', () => resolve(101));
+        socket.once('unexpected-response', (_, { statusCode }) => resolve(statusCode));
+      });
+    assert.equal(await another(), 503);
+    await listen(stack.stow);
+    for (const { socket } of all) socket.terminate();
+    await until(another, (status) => status === 101);
+  });
+
   it('reach two hundred sockets at once', async () => {
     const all = await Promise.all(Array.from({ length: 200 }, (_, i) => listen(i % 2 ? stack.stow : other)));
     const id = await failure('default');
