@@ -463,7 +463,7 @@ inventoryTimeoutMs: number
  */
 backupMaxAgeHours: number
 /**
- * How many exports and uploads run at a time. Each keeps two to six parts in memory. Further requests get 503.
+ * How many exports and uploads run at a time. Each keeps two to six parts in memory. Further requests get 503. Of uploads that announce more than 450 GiB, one runs at a time.
  */
 transfers: number
 /**

@@ -18,7 +18,7 @@ export interface ByteSource {
 }
 
 /**
- * Cuts a source into blocks of `size` bytes (default: the pool's buffer size); the last one may be shorter. Calls `onBytes` whenever bytes
+ * Cuts a source into blocks of `sizeAt(offset)` bytes (default: the pool's buffer size); the last one may be shorter. Calls `onBytes` whenever bytes
  * arrive, `onWaiting` with true and false around each wait for the source. Reads nothing while no buffer is free (back-pressure). Rejects with the
  * source's error or the signal's reason. Always destroys the source.
  */
@@ -27,16 +27,17 @@ export async function* readBlocks(
   pool: BufferPool,
   options: {
     signal: AbortSignal;
-    size?: number;
+    sizeAt?: (offset: number) => number;
     onBytes?: () => void;
     onWaiting?: (waiting: boolean) => void;
   },
 ): AsyncGenerator<Block> {
-  const { signal, size = pool.size, onBytes, onWaiting } = options;
+  const { signal, sizeAt = () => pool.size, onBytes, onWaiting } = options;
   const bytes = source instanceof Readable ? new StreamSource(source) : source;
   try {
-    for (;;) {
+    for (let offset = 0; ; ) {
       const buffer = await pool.take(signal);
+      const size = sizeAt(offset);
       let filled = 0;
       onWaiting?.(true);
       try {
@@ -48,6 +49,7 @@ export async function* readBlocks(
       if (filled === 0) return;
       yield { bytes: buffer.subarray(0, filled), room: buffer, release: () => pool.give(buffer) };
       if (filled < size) return;
+      offset += filled;
     }
   } finally {
     source.destroy();

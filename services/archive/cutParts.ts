@@ -59,10 +59,10 @@ export async function* partsOfBlocks(blocks: AsyncIterable<Block>, start = begin
   }
 }
 
-/** Collects whole pieces in parts of at least `partSize` bytes; the last part may be smaller. */
+/** Collects whole pieces in parts of at least `sizeAt(rawStart)` bytes; the last part may be smaller. */
 export async function* partsOfPieces(
   pieces: AsyncIterable<Piece>,
-  partSize: number,
+  sizeAt: (rawStart: number) => number,
   pool: BufferPool,
   signal: AbortSignal,
   start = beginning,
@@ -83,7 +83,7 @@ export async function* partsOfPieces(
     piece.copyInto(buffer, filled);
     filled += piece.size;
     rawEnd += piece.rawSize;
-    if (filled < partSize) continue;
+    if (filled < sizeAt(rawStart)) continue;
     yield draft(buffer);
     buffer = undefined;
     filled = 0;

@@ -8,9 +8,12 @@ import type { Threads } from './compression/threads.ts';
 import { type PartDraft, type PartStart, partBufferSize, partsOfBlocks, partsOfPieces } from './cutParts.ts';
 import type { SlotMemory } from './slotMemory.ts';
 
-interface DraftOptions {
+export interface DraftOptions {
   compression: Compression;
+  /** Bytes of the largest part. */
   partSize: number;
+  /** Bytes of the part that begins at this offset of the tar; default: `partSize`. */
+  sizeAt?: ((rawStart: number) => number) | undefined;
   /** Parts uploaded in parallel; one more is being filled. */
   inFlight: number;
   memory: SlotMemory;
@@ -26,6 +29,7 @@ interface DraftOptions {
 
 export function draftParts(source: Readable | ByteSource, options: DraftOptions): AsyncGenerator<PartDraft> {
   const { compression, partSize, inFlight, memory, threads, onBlock, idle, signal, start } = options;
+  const { sizeAt = () => partSize } = options;
   // One size for every compression, so that the next job can reuse the buffers.
   const slabs = memory.pool('parts', inFlight + 1, partBufferSize(partSize));
   const watched = {
@@ -34,10 +38,10 @@ export function draftParts(source: Readable | ByteSource, options: DraftOptions)
     onWaiting: (waiting: boolean) => idle.watch(waiting),
   };
   if (compression === 'none')
-    return partsOfBlocks(seen(readBlocks(source, slabs, { ...watched, size: partSize }), onBlock), start);
+    return partsOfBlocks(seen(readBlocks(source, slabs, { ...watched, sizeAt }), onBlock), start);
   const pool = blockPool(memory, threads, blockSizeBytes);
-  const blocks = seen(readBlocks(source, pool, { ...watched, size: blockSizeBytes }), onBlock);
-  return partsOfPieces(compressBlocks(blocks, compression, threads), partSize, slabs, signal, start);
+  const blocks = seen(readBlocks(source, pool, { ...watched, sizeAt: () => blockSizeBytes }), onBlock);
+  return partsOfPieces(compressBlocks(blocks, compression, threads), sizeAt, slabs, signal, start);
 }
 
 async function* seen(blocks: AsyncIterable<Block>, see: (bytes: Buffer) => void): AsyncGenerator<Block> {

@@ -29,14 +29,17 @@ export interface TransferTools {
   log: Log;
 }
 
+const oneLarge = 'another upload of more than 450 GiB is under way, and only one at a time is received: try later';
+
 export class Transfers {
   readonly tools: TransferTools;
   /** Only one upload's index is parsed at a time. */
   readonly parsing = new Semaphore(1);
   readonly #ended = new EventEmitter();
-  /** Memory of transfers that have ended, for the next ones; never more than ran at the same time. */
+  /** Memory of transfers that have ended, for the next ones; never more than ran at the same time. That of a large upload is not kept. */
   readonly #memories: SlotMemory[] = [];
   readonly #shares: Shares;
+  readonly #large = new Shares({ ...{ most: 1, mostPerClient: 1 }, full: oneLarge, ownFull: oneLarge });
 
   constructor(tools: TransferTools) {
     this.tools = tools;
@@ -51,16 +54,19 @@ export class Transfers {
 
   /**
    * Begins a transfer of a client. Dispose of the result when it has ended, and do not use its memory after that. Throws gateway-busy if the gateway or the client
-   * has as many as it may.
+   * has as many as it may, or if it is `large` and another large one is under way.
    */
-  begin(client: string): { memory: SlotMemory } & Disposable {
-    const share = this.#shares.begin(client);
-    const memory = this.#memories.pop() ?? new SlotMemory();
+  begin(client: string, large = false): { memory: SlotMemory } & Disposable {
+    using begun = new DisposableStack();
+    begun.use(this.#shares.begin(client));
+    if (large) begun.use(this.#large.begin(client));
+    const shares = begun.move();
+    const memory = (large ? undefined : this.#memories.pop()) ?? new SlotMemory();
     return {
       memory,
       [Symbol.dispose]: () => {
-        this.#memories.push(memory);
-        share[Symbol.dispose]();
+        if (!large) this.#memories.push(memory);
+        shares.dispose();
         this.#ended.emit('ended');
       },
     };

@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 import { blockSizeBytes } from '../archive/compression/compression.ts';
 import type { Threads } from '../archive/compression/threads.ts';
 import { mostParts, type PartDraft, partSizeFor, partsInFlight } from '../archive/cutParts.ts';
-import { draftParts } from '../archive/draftParts.ts';
+import { type DraftOptions, draftParts } from '../archive/draftParts.ts';
 import type { SlotMemory } from '../archive/slotMemory.ts';
 import { type OnEntry, TarScanner } from '../archive/tar/tar.ts';
 import type { IdleWatch } from '../concurrency/idleWatch.ts';
@@ -17,6 +17,15 @@ const usualPartBytes = 32 * 1024 * 1024;
 /** What recompression may add to an announced size. */
 const allowance = 1.25;
 const wantedInFlight = 2;
+/** Two are in memory at a time. As parts begin smaller, 10 000 hold 9 TiB. */
+const largestPartBytes = 1024 * 1024 * 1024;
+/**
+ * Above the usual size, this many times the bytes of a part precede it. So a false announcement takes no memory, neither here nor in a restore. It costs
+ * up to 700 more parts.
+ */
+const precedingParts = 200;
+/** Uploads with larger parts are received one at a time. */
+const largestSharedPartBytes = 64 * 1024 * 1024;
 
 interface ReceiveOptions {
   compression: Compression;
@@ -35,10 +44,25 @@ interface ReceiveOptions {
 
 type Received = Pick<ManifestArchive, 'size' | 'rawSize' | 'blockSize' | 'parts'>;
 
+/** Whether an archive of this announced length, more than 450 GiB, must be received alone. */
+export function isLarge(length: number | undefined): boolean {
+  return partSizesFor(length).partSize > largestSharedPartBytes;
+}
+
+/** Bytes of the largest part, and of the part that begins at `rawStart`. */
+export function partSizesFor(length: number | undefined): Pick<DraftOptions, 'partSize' | 'sizeAt'> {
+  const partSize = length === undefined ? usualPartBytes : Math.min(largestPartBytes, partSizeFor(length * allowance));
+  const sizeAt = (rawStart: number) => {
+    const grown = Math.floor(rawStart / precedingParts / blockSizeBytes) * blockSizeBytes;
+    return Math.min(partSize, Math.max(usualPartBytes, grown));
+  };
+  return { partSize, sizeAt };
+}
+
 /** Stores the tar's parts in the open upload. Throws bad-request if the tar is truncated or damaged, too-large if it has too many parts. */
 export async function receiveParts(tar: Readable, upload: Upload, options: ReceiveOptions): Promise<Received> {
   const { compression, length, store, threads, memory, idle, onEntry, onProgress, signal } = options;
-  const partSize = length === undefined ? usualPartBytes : partSizeFor(length * allowance);
+  const { partSize, sizeAt } = partSizesFor(length);
   const inFlight = partsInFlight(partSize, wantedInFlight);
   const scanner = new TarScanner('the archive', onEntry);
   let [rawSize, size] = [0, 0];
@@ -47,7 +71,7 @@ export async function receiveParts(tar: Readable, upload: Upload, options: Recei
     scanner.push(bytes);
     rawSize += bytes.length;
   };
-  const drafts = draftParts(tar, { compression, partSize, inFlight, memory, threads, onBlock, idle, signal });
+  const drafts = draftParts(tar, { compression, partSize, sizeAt, inFlight, memory, threads, onBlock, idle, signal });
 
   const sendPart = async ({ number, rawStart, rawEnd, body, release }: PartDraft): Promise<Part> => {
     if (number > mostParts)

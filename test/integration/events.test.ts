@@ -4,10 +4,11 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
 import WebSocket from 'ws';
-import type { Operation } from '../../services/contract/schemas.ts';
+import type { CreateRunBody, Operation } from '../../services/contract/schemas.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { newOperation } from '../../services/operations/operation.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
+import { RunStore } from '../../services/runs/runStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { hasLxc, openUserLxc } from '../lab/lxc.ts';
@@ -179,10 +180,19 @@ describe('events', { timeout: 600_000 }, () => {
     assert.equal(added.status, 201, added.text);
     const usual = await listen(stack.stow, '?all-projects=true');
     const restricted = await listen(stack.stow, '?all-projects=true', client);
+    const ofDefault = await listen(stack.stow);
     const [first, second] = [await failure('default'), await failure(stack.project)];
     for (const id of [first, second]) await ended(usual.seen, id);
     await ended(restricted.seen, second);
     assert.deepEqual([...new Set(restricted.seen.map(({ project }) => project))], [stack.project]);
+    const [everywhere, here] = [
+      await emptyRun({ all: true }),
+      await emptyRun({ all: true, projects: [stack.project] }),
+    ];
+    for (const id of [everywhere, here]) await ended(usual.seen, id);
+    await ended(ofDefault.seen, everywhere);
+    await ended(restricted.seen, here);
+    assert.ok(!restricted.seen.some(({ metadata }) => metadata.id === everywhere));
     for (const query of ['', '?type=logging&all-projects=true', '?project=default']) {
       const [, response] = await once(open(stack.stow, query, client), 'unexpected-response');
       assert.equal(response.statusCode, 403, query);
@@ -192,6 +202,20 @@ describe('events', { timeout: 600_000 }, () => {
     assert.equal(removed.status, 200, removed.text);
     await closed;
   });
+
+  /** A run that found no instance, as of a schedule. */
+  async function emptyRun(selector: CreateRunBody['selector']): Promise<string> {
+    const { nats } = await direct();
+    try {
+      const [id, at] = [randomUUID(), new Date().toISOString()];
+      const head = { id, status: 'Success', class: 'scheduled', created_at: at, updated_at: at, ended_at: at } as const;
+      const rest = { request: { selector }, places: {}, away: [], failures: [], excluded: 0 };
+      assert.ok(await new RunStore(nats, 1).create({ ...head, ...rest }, []));
+      return id;
+    } finally {
+      await nats.connection.close();
+    }
+  }
 
   it('include log lines, whose fields are strings', async () => {
     const { seen } = await listen(stack.stow, '?type=logging');
@@ -225,6 +249,25 @@ describe('events', { timeout: 600_000 }, () => {
     assertError(await stack.stow.request('POST', '/1.0/events', { headers: upgrade }), 400, /only a GET/);
     assertError(await stack.stow.request('GET', '/1.0/events', { headers: upgrade }), 400, /Sec-WebSocket/);
     assertError(await stack.stow.request('GET', '/1.0/nothing', { headers: upgrade }), 404, /not found/);
+  });
+
+  it('leave sockets to others, however many one client opens', async () => {
+    const greedy = await makeCertificate({ commonName: 'greedy' });
+    const certificate = greedy.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
+    const body = { type: 'client', certificate, role: 'viewer' };
+    assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
+    const all = await Promise.all(Array.from({ length: 250 }, () => listen(stack.stow, '', greedy)));
+    /** The status of one more. */
+    const another = () =>
+      new Promise<number | undefined>((resolve) => {
+        const socket = open(stack.stow, '', greedy);
+        socket.once('open', () => resolve(101));
+        socket.once('unexpected-response', (_, { statusCode }) => resolve(statusCode));
+      });
+    assert.equal(await another(), 503);
+    await listen(stack.stow);
+    for (const { socket } of all) socket.terminate();
+    await until(another, (status) => status === 101);
   });
 
   it('reach two hundred sockets at once', async () => {

@@ -233,6 +233,34 @@ describe('instances', { timeout: 600_000 }, () => {
     assert.deepEqual((await get('projects?target=silent')).body.metadata, ['/1.0/projects/default']);
   });
 
+  it('are on pools whose secrets viewers do not see', async () => {
+    const secrets = ['powerflex.user.password', 'pure.api.token', 'truenas.api_key'];
+    const config = { ...Object.fromEntries(secrets.map((key) => [key, 'geheim'])), 'pure.gateway': 'seen', token: '' };
+    const log = createLogger({ level: 'error', format: 'json' }, {});
+    await using nats = await connectNats(settings(), 'lxstow-test', log);
+    const stop = new AbortController();
+    const pool = { name: 'array', driver: 'pure', config, used_by: [] };
+    answerInventory(nats, 'silent', async () => [pool], stop.signal);
+    await nats.connection.flush();
+    const viewer = await makeCertificate({ commonName: 'viewer of pools' });
+    const certificate = viewer.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
+    const body = { type: 'client', certificate, role: 'viewer' };
+    assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
+    try {
+      const masked = Object.fromEntries(secrets.map((key) => [key, '********']));
+      for (const path of ['storage-pools?recursion=1&target=silent', 'storage-pools/array?target=silent']) {
+        const [shown] = [(await get(path, viewer)).body.metadata].flat();
+        assert.deepEqual(shown.config, { ...config, ...masked });
+        assert.deepEqual([(await get(path)).body.metadata].flat()[0].config, config);
+      }
+      const filter = 'storage-pools?target=silent&filter=config.pure.api.token+eq+g.*';
+      assert.deepEqual((await get(filter, viewer)).body.metadata, []);
+      assert.deepEqual((await get(filter)).body.metadata, ['/1.0/storage-pools/array']);
+    } finally {
+      stop.abort();
+    }
+  });
+
   it('of other projects are hidden from a restricted client', async () => {
     const client = await makeCertificate({ commonName: 'restricted' });
     const added = await stack.stow.request('POST', '/1.0/certificates', {

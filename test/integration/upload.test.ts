@@ -9,7 +9,7 @@ import type { Operation } from '../../services/contract/schemas.ts';
 import { openFolder } from '../lab/folder.ts';
 import { hasLxc, openUserLxc } from '../lab/lxc.ts';
 import { type Answer, lxstow } from '../lab/lxstow.ts';
-import { tarOf } from '../lab/tar.ts';
+import { entriesOf, tarOf } from '../lab/tar.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
 describe('an uploaded archive', { timeout: 600_000 }, () => {
@@ -219,6 +219,22 @@ describe('an uploaded archive', { timeout: 600_000 }, () => {
     const { status, err } = await ended(operation.id);
     assert.deepEqual([status, err], ['Failure', 'the client has disconnected']);
     await assertNothingOf('left');
+  });
+
+  it('that announces far more than it sends is stored in parts as usual, and no other such upload is taken', async () => {
+    const headers = { 'x-lxd-name': 'boaster', 'content-length': '30000000000000' };
+    const request = open(headers, '?compression=none');
+    request.on('error', () => undefined);
+    const index = { name: 'backup/index.yaml', text: 'name: c1\npool: ssd\nconfig: {container: {}}\n' };
+    const disk = { name: 'backup/container/disk', text: Buffer.alloc(80 * 1024 * 1024) };
+    request.write(zlib.gzipSync(entriesOf([index, disk])));
+    const { id } = await running('boaster');
+    const show = async () => (await stack.stow.request('GET', `/1.0/operations/${id}`)).body.metadata as Operation;
+    await until(show, ({ metadata }) => Number(metadata?.bytes_stored) === 64 * 1024 * 1024);
+    assertError(await send(tar, { ...headers, 'x-lxd-name': 'second' }), 503, /another upload of more than 450 GiB/);
+    request.destroy();
+    await ended(id);
+    await assertNothingOf('boaster');
   });
 
   it('can be cancelled, and leaves nothing', async () => {

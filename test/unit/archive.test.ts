@@ -23,6 +23,7 @@ import { largestPaxBytes, TarScanner } from '../../services/archive/tar/tar.ts';
 import { writeTar } from '../../services/archive/verifiedParts.ts';
 import { mapInOrder } from '../../services/concurrency/orderedMap.ts';
 import type { Compression, ManifestArchive, Part } from '../../services/contract/schemas.ts';
+import { isLarge, partSizesFor } from '../../services/intake/receive.ts';
 import { type Entry, entriesOf } from '../lab/tar.ts';
 
 const mib = 1024 * 1024;
@@ -161,7 +162,10 @@ describe('mapInOrder', () => {
 });
 
 function blocksOf(bytes: Buffer, size: number, threads: Threads): AsyncGenerator<Block> {
-  return readBlocks(chunked(bytes, [7000]), blockPool(new SlotMemory(), threads, size), { signal: never, size });
+  return readBlocks(chunked(bytes, [7000]), blockPool(new SlotMemory(), threads, size), {
+    signal: never,
+    sizeAt: () => size,
+  });
 }
 
 function copied(piece: Piece): Buffer {
@@ -253,6 +257,29 @@ describe('parts', () => {
     assert.equal(partsInFlight(512 * mib, 4), 1);
   });
 
+  it('of an upload are as large as its announced size needs, but only after as much has come', () => {
+    const tib = 1024 ** 4;
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 7 * tib }), (length) => {
+        const { sizeAt } = partSizesFor(length);
+        let [at, parts] = [0, 0];
+        for (; at < length * 1.25; parts++) {
+          const size = sizeAt?.(at) ?? 0;
+          assert.ok(size >= 16 * mib && size % mib === 0 && size <= Math.max(32 * mib, at / 200), `${size} at ${at}`);
+          at += size;
+        }
+        assert.ok(parts <= 10_000, `${parts} parts`);
+      }),
+    );
+    const { partSize } = partSizesFor(Number.MAX_SAFE_INTEGER);
+    assert.equal(partSize, 1024 * mib);
+    assert.deepEqual(
+      [450, 451].map((gib) => isLarge(gib * 1024 * mib)),
+      [false, true],
+    );
+    assert.equal(isLarge(undefined), false);
+  });
+
   it('cover the tar without a gap, and all but the last have the size', async () => {
     const cases = fc.asyncProperty(
       fc.array(fc.integer({ min: 1, max: 90 }), { minLength: 1, maxLength: 40 }),
@@ -269,7 +296,7 @@ describe('parts', () => {
         })();
         let [raw, stored, number] = [0, 0, 0];
         const bytes: Buffer[] = [];
-        for await (const draft of partsOfPieces(pieces, 100, pool, never)) {
+        for await (const draft of partsOfPieces(pieces, () => 100, pool, never)) {
           assert.equal(draft.number, ++number);
           assert.equal(draft.rawStart, raw);
           raw = draft.rawEnd;
@@ -296,7 +323,7 @@ async function archived(
   const drafts =
     compression === 'none'
       ? partsOfBlocks(readBlocks(chunked(bytes, [7000]), pool, { signal: never }))
-      : partsOfPieces(compressBlocks(blocksOf(bytes, 9000, threads), compression, threads), 20_000, pool, never);
+      : partsOfPieces(compressBlocks(blocksOf(bytes, 9000, threads), compression, threads), () => 20_000, pool, never);
   const parts: Part[] = [];
   const stored: Buffer[] = [];
   for await (const { number, rawStart, rawEnd, body, release } of drafts) {

@@ -1,9 +1,13 @@
 import assert from 'node:assert/strict';
+import { PassThrough, Readable } from 'node:stream';
 import { describe, it } from 'node:test';
+import type { Request } from 'express';
 import fc from 'fast-check';
 import { RE2JS } from 're2js';
 import { isCode } from '../../services/contract/errors.ts';
+import type { GatewayParts } from '../../services/gateway/gatewayParts.ts';
 import { filtered, largestProgram, mostSteps, parseFilter, stepsAtOnce } from '../../services/gateway/http/filter.ts';
+import { listShares, sendLines } from '../../services/gateway/http/lines.ts';
 import { programSizeOf } from '../../services/gateway/http/patternSize.ts';
 
 const c1 = {
@@ -189,5 +193,21 @@ describe('a filter', () => {
     const items = Array.from({ length: 400 }, () => ({ name: 'x'.repeat(50) }));
     await filtered(items, 'name eq (?:.?){20}y').finally(() => clearInterval(count));
     assert.ok(turns > 1, `${turns} turns`);
+  });
+
+  it('lets others have their turn where a list is sent as lines, too, and costs no more in batches', async () => {
+    const items = Array.from({ length: 400 }, () => ({ name: 'x'.repeat(50) }));
+    const parts = { lists: listShares(), config: { gateway: { clientIdleTimeoutMs: 60_000 } } };
+    const send = (filter: string, batches: object[][]) => {
+      const response: object = Object.assign(new PassThrough(), { vary: () => response, type: () => response });
+      const request = { query: { filter }, res: { locals: { client: { fingerprint: 'one' } } } };
+      const all = Readable.from(batches);
+      return sendLines(parts as unknown as GatewayParts, request as unknown as Request, response as never, all);
+    };
+    let turns = 0;
+    const count = setInterval(() => turns++, 0);
+    await send('name eq (?:.?){20}y', [items]).finally(() => clearInterval(count));
+    assert.ok(turns > 1, `${turns} turns`);
+    await assert.rejects(send('name eq (?:.?){30}y', Array(20).fill(items)), /is too expensive/);
   });
 });

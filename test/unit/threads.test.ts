@@ -151,7 +151,10 @@ describe('threads', () => {
     const memory = new SlotMemory();
     const signal = new AbortController().signal;
     const archive = async (bytes: Buffer) => {
-      const blocks = readBlocks(Readable.from([bytes]), blockPool(memory, threads, 5000), { signal, size: 5000 });
+      const blocks = readBlocks(Readable.from([bytes]), blockPool(memory, threads, 5000), {
+        signal,
+        sizeAt: () => 5000,
+      });
       const part = room(Buffer.alloc(0), 100_000);
       let end = 0;
       for await (const { size, copyInto } of compressBlocks(blocks, 'gzip', threads)) {

@@ -25,6 +25,19 @@ describe('places for transfers', () => {
   });
 });
 
+describe('a large upload', () => {
+  it('is received alone among its like', () => {
+    const transfers = new Transfers({ most: 3, mostPerClient: 2 } as TransferTools);
+    {
+      using _first = transfers.begin('one', true);
+      assert.throws(() => transfers.begin('two', true), { code: 'gateway-busy', message: /more than 450 GiB/ });
+      using _small = transfers.begin('two');
+      using _other = transfers.begin('two');
+    }
+    using _again = transfers.begin('two', true);
+  });
+});
+
 describe('a slow client', () => {
   /** Sends `bytes` after each `ms` that it is waited for; tells after how many seconds it was given up. */
   function given(bytes: number, ms: number, { ourTurn = 0 } = {}): number | undefined {

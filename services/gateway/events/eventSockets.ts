@@ -1,11 +1,12 @@
 /** The websockets of GET /1.0/events: each event is serialised once, and sent to every socket that wants it. */
-import type { Duplex } from 'node:stream';
+import { type Duplex, finished } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Feed } from '../../nats/bucket/feed.ts';
 import type { ProgressFeed } from '../../operations/progressFeed.ts';
 import type { StoredRun } from '../../runs/runStore.ts';
 import type { Log } from '../../telemetry/logger.ts';
+import { Shares } from '../http/shares.ts';
 import { type Event, type EventType, eventsOf, loggingEvent, runEvent } from './lxdEvents.ts';
 
 /** What a socket gets. */
@@ -51,7 +52,8 @@ const patienceMs = 2000;
 const mostUnreadBytes = 16 * muchUnreadBytes;
 /** Log lines per second; further lines are left out and counted. */
 const mostLinesPerSecond = 200;
-const mostSubscribers = 1000;
+const mostSockets = 1000;
+const mostSocketsPerClient = 250;
 /** A write to TLS costs more than its content. So events are collected and sent together; the more sockets there are, the longer they wait. */
 const waitMsPerSubscriber = 0.2;
 const longestWaitMs = 50;
@@ -63,6 +65,11 @@ export class EventSockets implements AsyncDisposable {
   readonly #log: Log;
   readonly #subscribers = new Set<Subscriber>();
   readonly #timer: NodeJS.Timeout;
+  readonly #shares = new Shares({
+    ...{ most: mostSockets, mostPerClient: mostSocketsPerClient },
+    full: 'too many event sockets are open at this gateway: use another gateway, or try later',
+    ownFull: `${mostSocketsPerClient} event sockets of this client are open at this gateway: close some, or use another gateway`,
+  });
   #unsent: Message[] = [];
   #second = 0;
   #lines = 0;
@@ -79,8 +86,10 @@ export class EventSockets implements AsyncDisposable {
     this.#timer = setInterval(() => this.#ping(), pingEveryMs).unref();
   }
 
-  get full(): boolean {
-    return this.#subscribers.size >= mostSubscribers;
+  /** Counts a client's connection as one for events, until it ends. Throws gateway-busy if the gateway or the client has as many as it may. */
+  admit(client: string, connection: Duplex): void {
+    const share = this.#shares.begin(client);
+    finished(connection, () => share[Symbol.dispose]());
   }
 
   /** Sends the socket all events from now on. */

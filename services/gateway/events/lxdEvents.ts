@@ -35,15 +35,19 @@ export function eventsOf(operation: Operation): Event[] {
   ];
 }
 
-/** The event of a run's change, which belongs to no single host or project. */
+/**
+ * The event of a run's change, which belongs to no single host or project. A run without children is about its selector's projects; without those, about
+ * all, which '' stands for, as in `shownRun`.
+ */
 export function runEvent(run: Run): Event {
   const shown = shownRun(run, everything, new Date());
-  const projects = [...new Set(Object.keys(run.places).map((place) => place.slice(place.indexOf('/') + 1)))];
+  const placed = [...new Set(Object.keys(run.places).map((place) => place.slice(place.indexOf('/') + 1)))];
+  const { projects: selected = [''] } = run.request.selector;
   return {
     type: 'operation',
     timestamp: run.updated_at,
     location: 'none',
-    projects,
+    projects: placed.length > 0 ? placed : selected,
     metadata: shown ? runOperation(shown) : {},
   };
 }

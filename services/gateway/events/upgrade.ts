@@ -11,7 +11,7 @@ import { errorEnvelope } from '../http/respond.ts';
 /** Clients send pings and nothing else. */
 const maxPayload = 4096;
 
-/** Lets the application answer requests for a websocket; a route then calls `websocketOf`. */
+/** Lets the application answer requests for a websocket; a route then calls `upgradeOf`. */
 export function takeUpgrades(server: Server, app: RequestListener): void {
   const websockets = new WebSocketServer({ noServer: true, maxPayload, perMessageDeflate: false });
   websockets.on('wsClientError', (error, socket, request) => refuse(request, socket, error.message));
@@ -30,11 +30,11 @@ export function takeUpgrades(server: Server, app: RequestListener): void {
   });
 }
 
-/** Upgrades the request to a websocket. Throws bad-request if it does not ask for one. The library answers invalid handshakes. */
-export function websocketOf(response: Response): Promise<WebSocket> {
+/** Returns what upgrades the request to a websocket. Throws bad-request if it does not ask for one. The library answers invalid handshakes. */
+export function upgradeOf(response: Response): () => Promise<WebSocket> {
   const { accept } = response.locals as { accept?: () => Promise<WebSocket> };
   if (!accept) throw new LxstowError('bad-request', 'this path is a websocket: send an upgrade request');
-  return accept();
+  return accept;
 }
 
 function answerOn(

@@ -16,7 +16,7 @@ interface Clause {
   matches(object: object): boolean;
 }
 
-export type Filter = (object: object) => boolean;
+type Filter = (object: object) => boolean;
 
 /** A clause in the short form, a quoted text, or a word. */
 const tokens = /([^\s"'=!]+)(!?=)("[^"]*"|'[^']*'|\S+)|"[^"]*"|'[^']*'|\S+/g;
@@ -26,33 +26,42 @@ const longestFilter = 1000;
 export const largestProgram = 1000;
 /**
  * A step is one instruction for one character of text: RE2's worst case. A step costs up to 0.5 µs, measured with hostile patterns; what people
- * write costs a hundredth. `stepsAtOnce` is about 50 ms then.
+ * write costs a hundredth. `stepsAtOnce`, the limit for one value, is about 50 ms then.
  */
 export const stepsAtOnce = 100_000;
 /** For all the objects of a list. */
 export const mostSteps = 10_000_000;
+/** How long matching may keep other requests waiting: there are costs besides steps. */
+const longestTurnMs = 20;
 
 /** Steps that matching has taken, of all objects so far. */
 interface Spent {
   steps: number;
 }
 
-/**
- * The items that match. Pauses after each `stepsAtOnce`, so that other requests get their turn. Throws bad-request as `parseFilter` does, and
- * for more than `mostSteps`.
- */
+/** The items that match. Throws as `listFilter` and its result do. */
 export async function filtered<T extends object>(items: T[], text: string | undefined): Promise<T[]> {
+  return listFilter(text)(items);
+}
+
+/**
+ * Parses a filter for a list that comes in batches; the result returns the matching items of a batch. It pauses after each `stepsAtOnce` and
+ * `longestTurnMs`, so that other requests get their turn. Throws bad-request as `parseFilter` does; the result does, for more than `mostSteps` in all batches together.
+ */
+export function listFilter(text: string | undefined): <T extends object>(batch: T[]) => Promise<T[]> {
   const spent: Spent = { steps: 0 };
   const matches = parseFilter(text, spent);
-  const found: T[] = [];
-  let pauseAt = stepsAtOnce;
-  for (const item of items) {
-    if (matches(item)) found.push(item);
-    if (spent.steps < pauseAt) continue;
-    pauseAt = spent.steps + stepsAtOnce;
-    await setImmediate();
-  }
-  return found;
+  let turn = { steps: 0, at: performance.now() };
+  return async <T extends object>(batch: T[]) => {
+    const found: T[] = [];
+    for (const item of batch) {
+      if (matches(item)) found.push(item);
+      if (spent.steps < turn.steps + stepsAtOnce && performance.now() < turn.at + longestTurnMs) continue;
+      await setImmediate();
+      turn = { steps: spent.steps, at: performance.now() };
+    }
+    return found;
+  };
 }
 
 /** Parses a filter. Throws bad-request with what is wrong. Without a text, everything matches. */

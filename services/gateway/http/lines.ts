@@ -4,7 +4,7 @@ import { write } from '../../archive/verifiedParts.ts';
 import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { clientOf } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { type Filter, parseFilter } from './filter.ts';
+import { listFilter } from './filter.ts';
 import { ended, query, traceOfRequest } from './requests.ts';
 import { Shares } from './shares.ts';
 
@@ -38,14 +38,14 @@ export async function sendLines(
   response: Response,
   batches: AsyncIterable<object[]>,
 ): Promise<void> {
-  const matches = parseFilter(query(request, 'filter'));
+  const matching = listFilter(query(request, 'filter'));
   using _share = lists.begin(clientOf(request).fingerprint);
   using idle = new IdleWatch(config.gateway.clientIdleTimeoutMs, 'the client of a list', 'client-stalled');
   const signal = AbortSignal.any([ended(response), idle.signal]);
   response.vary('accept').type(ndjson);
   try {
     for await (const batch of batches)
-      for (const text of textsOf(batch, matches)) {
+      for (const text of textsOf(await matching(batch))) {
         idle.watch(true);
         await write(response, text, signal);
         idle.watch(false);
@@ -60,11 +60,10 @@ export async function sendLines(
   }
 }
 
-/** The lines of the matching objects, in buffers slightly larger than `writeBytes`. */
-function* textsOf(batch: object[], matches: Filter): Generator<Buffer> {
+/** The lines of the objects, in buffers slightly larger than `writeBytes`. */
+function* textsOf(objects: object[]): Generator<Buffer> {
   let text = '';
-  for (const each of batch) {
-    if (!matches(each)) continue;
+  for (const each of objects) {
     text += `${JSON.stringify(each)}\n`;
     if (text.length < writeBytes) continue;
     yield Buffer.from(text);

@@ -4,7 +4,7 @@ import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import { type Client, clientOf, isAdmin, mayTouch, notAuthorized } from '../access/apiClient.ts';
 import { type EventType, eventTypes } from '../events/lxdEvents.ts';
-import { websocketOf } from '../events/upgrade.ts';
+import { upgradeOf } from '../events/upgrade.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { listedProject, query } from '../http/requests.ts';
 import type { RouteGroup } from '../http/route.ts';
@@ -18,15 +18,13 @@ async function openSocket({ eventSockets, trust }: GatewayParts, request: Reques
   const client = clientOf(request);
   const types = wantedTypes(request, client);
   const project = listedProject(request);
-  if (eventSockets.full)
-    throw new LxstowError(
-      'gateway-busy',
-      'too many event sockets are open at this gateway: use another gateway, or try later',
-    );
   const connection = request.socket as TLSSocket;
-  eventSockets.add(await websocketOf(response), {
+  const upgrade = upgradeOf(response);
+  eventSockets.admit(client.fingerprint, connection);
+  eventSockets.add(await upgrade(), {
     types,
-    wants: (of) => (project === undefined || of === project) && mayTouch(client, of),
+    // '' is no project, but only clients that may see all projects may touch it.
+    wants: (of) => (project === undefined || of === '' || of === project) && mayTouch(client, of),
     trusted: async () => sameAccess(client, await trust.client(connection)),
     connection,
     client: client.fingerprint,

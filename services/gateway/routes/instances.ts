@@ -4,7 +4,7 @@ import { isCode, LxstowError } from '../../contract/errors.ts';
 import { check } from '../../contract/schemas.ts';
 import type { InventoryQuestion } from '../../hosts/hostInventory.ts';
 import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
-import { isSecretKey } from '../../lxd/secretKeys.ts';
+import { isSecretKey, maskedConfig } from '../../lxd/secretKeys.ts';
 import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
@@ -14,16 +14,13 @@ import type { RouteGroup } from '../http/route.ts';
 import { showListed } from '../views/backupView.ts';
 import { askRemotes, askSome, instancePath, remotesOf } from '../views/inventoryView.ts';
 
-const mask = '********';
-
 /** Masks secrets for viewers, also in snapshots. */
 function shownTo<T extends LxdObject>(client: Client, object: T): T {
   if (client.role !== 'viewer') return object;
   const masked = Object.entries(object).map(([field, value]) => {
     if (field === 'snapshots' && Array.isArray(value)) return [field, value.map((each) => shownTo(client, each))];
     if (!/^(expanded_)?config$/.test(field) || typeof value !== 'object' || value === null) return [field, value];
-    const entries = Object.entries(value).map(([key, text]) => [key, isSecretKey(key) && text ? mask : text]);
-    return [field, Object.fromEntries(entries)];
+    return [field, maskedConfig(value, isSecretKey)];
   });
   return Object.fromEntries(masked) as T;
 }

@@ -2,6 +2,7 @@
 import type { Request, Response } from 'express';
 import { LxstowError, unlessCode } from '../../contract/errors.ts';
 import type { LxdObject } from '../../lxd/inventory.ts';
+import { isSecretPoolKey, maskedConfig } from '../../lxd/secretKeys.ts';
 import { clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { filtered } from '../http/filter.ts';
@@ -61,8 +62,11 @@ async function pools(parts: GatewayParts, request: Request, response: Response):
   const client = clientOf(request);
   const found = await askSome(parts, response, remotesOf(request, parts.config), { kind: 'pools' });
   const located = [...found].flatMap(([remote, items]) => items.map((pool) => ({ ...pool, locations: [remote] })));
-  // A restricted client does not learn what is in other projects, nor how pools are configured.
-  return united(located).map((pool) => (client.projects ? { ...pool, config: {}, used_by: [] } : pool));
+  return united(located).map((pool) => {
+    // A restricted client does not learn what is in other projects, nor how pools are configured.
+    if (client.projects) return { ...pool, config: {}, used_by: [] };
+    return client.role === 'viewer' ? { ...pool, config: maskedConfig(pool.config ?? {}, isSecretPoolKey) } : pool;
+  });
 }
 
 async function list(request: Request, response: Response, path: string, items: LxdObject[]): Promise<void> {

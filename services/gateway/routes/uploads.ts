@@ -10,6 +10,7 @@ import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { type Compression, type Config, check, type Operation, type Tags } from '../../contract/schemas.ts';
 import type { Judge } from '../../intake/intake.ts';
+import { isLarge } from '../../intake/receive.ts';
 import { isLimited, judgeOf, limitsIn } from '../access/allowedContent.ts';
 import { clientOf } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
@@ -67,7 +68,7 @@ async function upload(parts: GatewayParts, request: Request, response: Response)
   refuseLockHeaders(request, 'an uploaded backup cannot be locked; to protect it: lxstow pin INSTANCE BACKUP --hold');
   const wanted = wantedOf(request, config);
   nats.assertConnected();
-  using place = transfers.begin(clientOf(request).fingerprint);
+  using place = transfers.begin(clientOf(request).fingerprint, isLarge(lengthOf(request)));
   const { clientIdleTimeoutMs } = transfers.tools;
   const { socket } = request;
   const before = socket.bytesRead;
@@ -115,7 +116,6 @@ async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterabl
   idle.watch(true);
   assertNotOwn(instance);
   const { remote, project, pool, compression, tags, webhook } = wanted;
-  const length = request.get('content-length');
   return intake.take({
     id: randomUUID(),
     place: { remote, project, instance },
@@ -125,7 +125,7 @@ async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterabl
     compression,
     tags,
     webhook,
-    length: length === undefined ? undefined : Number(length),
+    length: lengthOf(request),
     requestor: requestorOf(request),
     trace: traceOfRequest(request).id,
     ...(judge && { judge }),
@@ -133,6 +133,12 @@ async function take(parts: GatewayParts, arriving: Arriving, bytes: AsyncIterabl
     idle,
     gone,
   });
+}
+
+/** The bytes that the client announces. */
+function lengthOf(request: Request): number | undefined {
+  const length = request.get('content-length');
+  return length === undefined ? undefined : Number(length);
 }
 
 function wantedOf(request: Request, config: Config): Wanted {
