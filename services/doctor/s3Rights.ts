@@ -23,6 +23,7 @@ interface TrialOptions {
 
 const probe = 'lxstow-doctor-';
 const oldProbeMs = 3_600_000;
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const small = { contentType: 'text/plain' };
 const body = Buffer.from('lxstow doctor: this may be removed\n');
 
@@ -85,8 +86,10 @@ export class RightsTrial {
       const seen = await Array.fromAsync(store.list(this.#prefix, signal));
       if (!seen.some((object) => object.key === key))
         throw new LxstowError('s3-refused', 'the object that was just written is not listed');
-      for (const old of this.#kept.locked ? [] : seen)
-        if (Date.now() - Date.parse(old.modified) > oldProbeMs) await store.remove(old.key, signal);
+      if (this.#kept.locked) return;
+      // Names of hosts and projects may begin in the same way, so only what is named as a trial's object is removed.
+      for (const { key, modified } of seen.filter((object) => uuid.test(object.key.slice(this.#prefix.length))))
+        if (Date.now() - Date.parse(modified) > oldProbeMs) await store.remove(key, signal);
     });
     await this.#tryTags();
     if (this.#kept.locked) return;

@@ -2,6 +2,7 @@
 import { minuteText } from '../contract/durations.ts';
 import type { Address, GoodBackup, InstanceRecord, InstanceStatus, NamedInstance } from '../contract/schemas.ts';
 import type { Expectation } from './expectations.ts';
+import { isLater } from './instanceRecord.ts';
 
 type InstanceState = InstanceStatus['state'];
 
@@ -55,7 +56,7 @@ function judge(
   }
   if (seen?.excluded) return { state: 'excluded', reason: 'user.lxstow.exclude is true' };
   const before = seen?.was ? ` under this name; it was ${named(seen.was)}` : '';
-  if (last?.outcome === 'failure' && !(good && good.at > last.at)) {
+  if (last?.outcome === 'failure' && !(good && isLater(good, last, now))) {
     const otherwise = good ? '' : '; it has no backup';
     return {
       state: 'failing',
@@ -63,10 +64,17 @@ function judge(
     };
   }
   if (!good) return { state: 'never', reason: `it has no backup${before}` };
+  if (isMisdated(good, yardstick))
+    return { state: 'overdue', reason: `its last backup is dated ${minuteText(good.at)}, in the future` };
   if (covering.length > 0 && !yardstick.byAge) return bySchedules(good, covering, yardstick);
   const ageMs = now.getTime() - Date.parse(good.at);
   if (ageMs > maxAgeMs) return { state: 'overdue', reason: `its last backup is ${age(ageMs)} old` };
   return { state: 'ok', reason: '' };
+}
+
+/** Whether a backup is dated so far in the future, by a wrong clock, that its date does not show that it is recent. */
+export function isMisdated({ at }: GoodBackup, { now, maxAgeMs }: Pick<Yardstick, 'now' | 'maxAgeMs'>): boolean {
+  return Date.parse(at) - now.getTime() > maxAgeMs;
 }
 
 function bySchedules(

@@ -59,8 +59,10 @@ export class Keeper {
     const address = { remote, project, instance };
     const good = goodOf(manifest);
     await this.#change(address, async (record) => {
-      const next = mayBeDeleted(record, good) ? await this.#lookUp(record, address) : withGood(record, good);
-      return job ? withLast(next, { ...job, at: good.at, outcome: 'success' }) : next;
+      const next = mayBeDeleted(record, good)
+        ? await this.#lookUp(record, address)
+        : withGood(record, good, new Date());
+      return job ? withLast(next, { ...job, at: good.at, outcome: 'success' }, new Date()) : next;
     });
   }
 
@@ -68,7 +70,7 @@ export class Keeper {
   async failed(address: Address, last: LastBackupJob, error?: LxstowError): Promise<void> {
     const missing = error !== undefined && isCode(error, 'not-found');
     await this.#change(address, (record) =>
-      missing && !record.seen && !record.good ? undefined : withLast(record, last),
+      missing && !record.seen && !record.good ? undefined : withLast(record, last, new Date()),
     );
   }
 

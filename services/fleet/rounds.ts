@@ -41,7 +41,7 @@ export async function compareInstances(
   let written = 0;
   const write = async ({ address, seen }: Sighting) => {
     if (seen.gone === at && (await isAtWork(address))) return;
-    await fleet.change(address, (record) => withSeen(record, seen));
+    await fleet.change(address, (record) => withSeen(record, seen, new Date(at)));
     written++;
   };
   await forEach(changes, writesInFlight, write);

@@ -2,10 +2,12 @@
 import { type BackupScope, listPrefix, parseManifestKey } from '../backups/keys.ts';
 import { parseManifest } from '../backups/manifest.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
+import { isAhead } from '../contract/durations.ts';
 import { unlessCode } from '../contract/errors.ts';
 import type { Address, BackupAddress, GoodBackup, Manifest } from '../contract/schemas.ts';
 import { instanceKey } from '../nats/bucketKeys.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
+import { isLater } from './instanceRecord.ts';
 
 const readsInFlight = 16;
 
@@ -29,13 +31,14 @@ export function goodOf({ backup, archive }: Manifest): GoodBackup {
 
 /**
  * The youngest backup of each instance of a host, or of the one that `of` names, by key. Manifests that cannot be read are left out. A backup that is
- * made or deleted during the listing may be included or not.
+ * made or deleted during the listing may be included or not. One that is ahead of now comes from a wrong clock, and counts only if there is no other.
  */
 export async function youngestBackups(
   store: ObjectStore,
   prefix: string,
   of: BackupScope,
   signal: AbortSignal,
+  now = new Date(),
 ): Promise<Map<string, Youngest>> {
   const candidates = new Map<string, Candidate[]>();
   for await (const { key, modified } of store.list(listPrefix(prefix, of), signal)) {
@@ -46,30 +49,40 @@ export async function youngestBackups(
     // A name that a person gave may contain any time.
     const candidate = { address, key, latest, earliest: named <= latest ? named : Number.NEGATIVE_INFINITY };
     const instance = instanceKey(address);
-    candidates.set(instance, contenders(candidates.get(instance) ?? [], candidate));
+    candidates.set(instance, contenders(candidates.get(instance) ?? [], candidate, now));
   }
   const found = new Map<string, Youngest>();
-  const read = async (each: Candidate[]) => youngestOf(each, (candidate) => readGood(store, candidate, signal));
+  const read = async (each: Candidate[]) => youngestOf(each, now, (candidate) => readGood(store, candidate, signal));
   for await (const youngest of mapInOrder(values(candidates), readsInFlight, read))
     if (youngest) found.set(instanceKey(youngest.address), youngest);
   return found;
 }
 
 /** The backups that can be the youngest: one or two of a thousand. */
-function contenders(before: Candidate[], candidate: Candidate): Candidate[] {
-  if (before.some(({ earliest }) => earliest > candidate.latest)) return before;
-  return [...before.filter(({ latest }) => latest >= candidate.earliest), candidate];
+function contenders(before: Candidate[], candidate: Candidate, now: Date): Candidate[] {
+  if (before.some((each) => isYounger(each, candidate, now))) return before;
+  return [...before.filter((each) => !isYounger(candidate, each, now)), candidate];
+}
+
+/** Whether one is younger than the other, whenever either was made. */
+function isYounger(one: Candidate, other: Candidate, now: Date): boolean {
+  const isAfter = one.earliest > other.latest;
+  const otherIsAhead = isAhead(other.earliest, now);
+  if (!isAhead(one.latest, now)) return isAfter || otherIsAhead;
+  return isAfter && otherIsAhead;
 }
 
 async function youngestOf(
   candidates: Candidate[],
+  now: Date,
   read: (candidate: Candidate) => Promise<GoodBackup | undefined>,
 ): Promise<Youngest | undefined> {
   let found: Youngest | undefined;
   for (const candidate of candidates.sort((a, b) => b.latest - a.latest)) {
-    if (found && Date.parse(found.good.at) >= candidate.latest) break;
+    const foundMs = found ? Date.parse(found.good.at) : Number.NEGATIVE_INFINITY;
+    if (foundMs >= candidate.latest && !isAhead(foundMs, now)) break;
     const good = await read(candidate);
-    if (!good || (found && found.good.at >= good.at)) continue;
+    if (!good || (found && !isLater(good, found.good, now))) continue;
     const { backup: _, ...address } = candidate.address;
     found = { address, good };
   }

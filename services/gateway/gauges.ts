@@ -1,6 +1,6 @@
 /** Gauges that have the same values on every gateway, because they are read from NATS at each scrape: the queue, outages, and the state of each instance. */
 import { until } from '../concurrency/until.ts';
-import { instanceStates as allStates, expectedFrom, statusOf } from '../fleet/judge.ts';
+import { instanceStates as allStates, expectedFrom, isMisdated, statusOf } from '../fleet/judge.ts';
 import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../jobs/queueDepth.ts';
 import type { Bucket } from '../nats/bucket/bucket.ts';
 import { deadLetterStream, noticesStream } from '../nats/streams.ts';
@@ -82,7 +82,8 @@ export class Gauges {
         count.set(state, (count.get(state) ?? 0) + 1);
         if (!isCovered(record)) continue;
         const { remote, project, instance } = address;
-        lastSuccess.set({ remote, project, instance }, record.good ? Date.parse(record.good.at) / 1000 : 0);
+        const good = record.good && !isMisdated(record.good, yardstick) ? record.good : undefined;
+        lastSuccess.set({ remote, project, instance }, good ? Date.parse(good.at) / 1000 : 0);
         const fromMs = expectedFrom(address, record, expectations);
         if (fromMs !== undefined) backupExpected.set({ remote, project, instance }, fromMs / 1000);
       }

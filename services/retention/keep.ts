@@ -1,6 +1,6 @@
 /** Decides which backups of one instance a rule keeps, and why, as restic's `forget` does. Pure. */
 import { Temporal } from 'temporal-polyfill';
-import { minuteText } from '../contract/durations.ts';
+import { isAhead, minuteText } from '../contract/durations.ts';
 import { LxstowError } from '../contract/errors.ts';
 import type { KeepRule, Tags } from '../contract/schemas.ts';
 import { checkZone } from '../contract/zones.ts';
@@ -24,9 +24,6 @@ export interface Verdict<C extends Candidate> {
 }
 
 type Time = Temporal.ZonedDateTime;
-
-/** The clocks of hosts may differ by this much. */
-const mostSkewMs = 300_000;
 
 const two = (number: number) => String(number).padStart(2, '0');
 const periods = [
@@ -63,9 +60,9 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Da
       reasons: protections(backup, now),
     }))
     .sort((a, b) => Temporal.ZonedDateTime.compare(b.at, a.at) || (a.backup.name < b.backup.name ? 1 : -1));
-  const isAhead = ({ at }: { at: Time }) => at.epochMilliseconds > now.getTime() + mostSkewMs;
-  for (const { reasons } of all.filter(isAhead)) reasons.push('created in the future');
-  const newestFirst = all.filter((each) => !isAhead(each));
+  const isFuture = ({ at }: { at: Time }) => isAhead(at.epochMilliseconds, now);
+  for (const { reasons } of all.filter(isFuture)) reasons.push('created in the future');
+  const newestFirst = all.filter((each) => !isFuture(each));
   const newest = newestFirst[0]?.at;
   const youngest = newest?.subtract(durationOf(keep_within));
 

@@ -1,6 +1,6 @@
 /** The server's certificate: the configured one, or a self-signed one, as LXD makes it. */
-import { existsSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { existsSync, statSync } from 'node:fs';
+import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { hostname, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
@@ -36,14 +36,18 @@ export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, 
   }
   const dir = stateDir(config, env);
   const [certFile, keyFile] = ownFiles(dir);
-  if (!existsSync(certFile) || !existsSync(keyFile)) {
+  if (!hasContent(certFile) || !hasContent(keyFile)) {
     const anywhere = ['0.0.0.0', '::'].includes(address);
     const names = ['localhost', hostname(), '127.0.0.1', '::1', ...(anywhere ? [] : [address])];
     const made = await selfSigned({ commonName: hostname(), usage: 'server', names });
     try {
       await mkdir(dir, { recursive: true, mode: 0o700 });
-      await writeFile(keyFile, made.key, { mode: 0o600 });
-      await writeFile(certFile, made.cert);
+      await writeFile(`${keyFile}.part`, made.key, { mode: 0o600 });
+      await writeFile(`${certFile}.part`, made.cert);
+      // In this order, so that a certificate always has its key, whenever the process ends.
+      await rm(certFile, { force: true });
+      await rename(`${keyFile}.part`, keyFile);
+      await rename(`${certFile}.part`, certFile);
     } catch (cause) {
       const advice = `mkdir -p ${dir} && chown USER ${dir}, or set gateway.stateDir`;
       const said = `the gateway's certificate cannot be made in ${dir}: ${(cause as Error).message}`;
@@ -54,6 +58,11 @@ export async function serverCertificate(config: Config, env: NodeJS.ProcessEnv, 
   const pair = { cert: readText(certFile, 'server certificate'), key: readText(keyFile, 'server key') };
   checkPair(pair.cert, pair.key, { files: [certFile, keyFile], settings: ['gateway.certificate', 'gateway.key'] });
   return pair;
+}
+
+/** Earlier versions left a file empty if the disk was full. */
+function hasContent(file: string): boolean {
+  return existsSync(file) && statSync(file).size > 0;
 }
 
 /** Addresses at which clients reach the gateway, as host:port: the configured ones, otherwise those on which it listens. */

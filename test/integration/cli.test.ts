@@ -410,6 +410,35 @@ describe('the command line', { timeout: 600_000 }, () => {
     await stack.remove('c3');
   });
 
+  it('does not take a backup for the latest that a clock which was ahead has dated', async () => {
+    const { name } = await json('info', 'c2', 'latest');
+    const [bucket, folder] = [stack.s3.bucket, 'local/default/c2'];
+    const stored = await stack.bucket().getObject(bucket, `${folder}/${name}.manifest.json`);
+    const manifest = JSON.parse(Buffer.concat(await stored.toArray()).toString());
+    const ahead = `${folder}/ahead-${name}.manifest.json`;
+    const backup = { ...manifest.backup, name: `ahead-${name}`, created: '2999-01-01T00:00:00.000Z' };
+    await stack.bucket().putObject(bucket, ahead, JSON.stringify({ ...manifest, backup }));
+    assert.equal((await json('list', 'c2')).at(-1).name, `ahead-${name}`);
+    const shown = await run('info', 'c2', 'latest', '--format', 'json');
+    assert.equal(JSON.parse(shown.stdout).name, name);
+    assert.equal(
+      shown.stderr,
+      `lxstow: c2: ahead-${name} is dated in the future, by a wrong clock; ${name} is taken instead\n`,
+    );
+    // Both exist, so neither is restored.
+    for (const args of [['--all'], ['c2', '--at', '3000-01-01']]) {
+      const { status, stdout, stderr } = await run('restore', ...args, '--format', 'json');
+      assert.equal(status, 73, stderr);
+      assert.match(stderr, new RegExp(`c2: .*; ${name} is taken instead`));
+      if (stdout === '') continue;
+      const sources: { instance: string; name: string }[] = JSON.parse(stdout).map(
+        ({ source }: { source: object }) => source,
+      );
+      assert.equal(sources.find(({ instance }) => instance === 'c2')?.name, name);
+    }
+    await stack.bucket().removeObject(bucket, ahead);
+  });
+
   it('exports to a file, goes on where it was cut, and never over what is there', async () => {
     await ok('export', 'c1', 'latest', 'whole.tar', '-q');
     const whole = await readFile(join(home, 'whole.tar'));

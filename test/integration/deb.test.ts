@@ -1,7 +1,7 @@
 /** What a user gets from the Debian package: installed in a bare Debian, used, removed, purged. */
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { chown, copyFile, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chown, copyFile, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -38,6 +38,13 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     `${mark}=${folder.path}`,
   ];
   const inside = (...command: string[]) => run('chroot', [tree, ...clean(), ...command]);
+  /** As root in a shell that has settings of lxstow, with programs of the test before those of the system. */
+  const asRoot = (...command: string[]) => [
+    ...[tree, ...clean(), 'PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'],
+    ...['LXSTOW_S3_ACCESS_KEY=another', 'LXSTOW_NATS_USER=admin', ...command],
+  ];
+  const stub = (name: string, line: string) =>
+    writeFile(join(tree, 'usr/local/bin', name), `#!/bin/sh\n${line}\n`, { mode: 0o755 });
   const pidFile = '/var/lib/lxstow/standalone.pid';
   const type = (line: string) => inside('sh', '-ec', line);
   before(async () => {
@@ -138,6 +145,24 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
     assert.equal(await readFile(config, 'utf8'), text);
   });
 
+  it('does not wait without end for a standalone that does not stop', async () => {
+    await run('mount', ['-t', 'proc', 'proc', join(tree, 'proc')]);
+    await mkdir(join(tree, 'var/lib/lxstow'), { recursive: true });
+    await type(`sh -c 'trap "" TERM; echo $$ >${pidFile}; while :; do sleep 1; done' standalone >/dev/null 2>&1 &
+      until [ -s ${pidFile} ]; do sleep 0.1; done`);
+    await stub('sleep', 'exit 0');
+    const ends = (...script: string[]) => attempt('chroot', asRoot('sh', ...script));
+    const removed = await ends('/var/lib/dpkg/info/lxstow.prerm', 'remove');
+    const upgraded = await ends('/var/lib/dpkg/info/lxstow.postinst', 'configure', '0.1.0');
+    await type(`pid=$(cat ${pidFile}); kill -9 $pid; while grep -qs . /proc/$pid/cmdline; do sleep 0.1; done`);
+    assert.deepEqual([removed.status, upgraded.status], [1, 0]);
+    assert.match(removed.stderr, /^lxstow: process \d+ has not stopped in 60 s, so lxstow is not removed/);
+    assert.match(upgraded.stderr, /^lxstow: process \d+ has not stopped in 60 s\. .*: lxstow init --yes$/m);
+    await rm(join(tree, 'usr/local/bin/sleep'));
+    await rm(join(tree, 'var/lib/lxstow'), { recursive: true });
+    await run('umount', [join(tree, 'proc')]);
+  });
+
   it('with LXD beside it, `lxstow init` is all: backed up, deleted, restored, upgraded, undone', {
     skip: noLxd,
   }, async () => {
@@ -171,7 +196,9 @@ describe('the Debian package', { skip, timeout: 600_000 }, () => {
       const before = await type(`cat ${pidFile}`);
       if (isFolder) await type('mv /srv/backups/.lxstow-store /srv/marker; lxstow backup c1 --no-wait');
       const trusted = await type('lxstow trust list');
-      await inside('dpkg', '--force-unsafe-io', '--force-confold', '--install', `/${basename(file)}`);
+      // The package does not pass on the mark of what ends with the folder.
+      await stub('setsid', `exec env ${mark}='${folder.path}' /usr/bin/setsid "$@"`);
+      await run('chroot', asRoot('dpkg', '--force-unsafe-io', '--force-confold', '--install', `/${basename(file)}`));
       assert.notEqual(await type(`cat ${pidFile}; until lxstow operations list; do sleep 0.2; done`), before);
       assert.equal(await type('lxstow trust list'), trusted);
       if (isFolder)

@@ -1,6 +1,7 @@
 /** `lxstow doctor` on real parts, well and ill: each finding is what is so, and nothing is left behind. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import http, { type IncomingMessage } from 'node:http';
@@ -9,6 +10,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { jetstreamManager } from '@nats-io/jetstream';
@@ -332,6 +334,19 @@ describe('lxstow doctor', { timeout: 600_000 }, () => {
     found(findings, 'problem', /^cannot connect to NATS at .*: no answer in 5 s$/);
   });
 
+  it('removes what an earlier one left, and no backup of a project that begins with the same name', async () => {
+    const [left, backup] = [`local/lxstow-doctor-${randomUUID()}`, 'local/lxstow-doctor-lab/c1/backup_1.tar.gz'];
+    for (const key of [left, backup]) await client.putObject(s3.bucket, key, 'x');
+    await using proxy = await inBetween(s3.endpoint, 0, undefined, [left, backup]);
+    const { findings } = await doctor(
+      { s3: { endpoint: `http://127.0.0.1:${proxy.port}` } },
+      ...['worker', '--only', 's3'],
+    );
+    found(findings, 'ok', /^tried, and allowed: put, get, list/);
+    assert.deepEqual(await leftIn(s3.bucket), [backup]);
+    await client.removeObject(s3.bucket, backup);
+  });
+
   it('finds a clock that is off, and a right that is missing', async () => {
     const skewed = async (seconds: number, refuse?: string) => {
       await using proxy = await inBetween(s3.endpoint, seconds, refuse);
@@ -591,7 +606,7 @@ async function listening(server: http.Server | ReturnType<typeof createServer>):
 }
 
 /** A proxy in front of S3 whose Date is off by so many seconds, and that refuses requests that begin so. */
-function inBetween(endpoint: string, seconds: number, refuse?: string): Promise<Listening> {
+function inBetween(endpoint: string, seconds: number, refuse?: string, old: string[] = []): Promise<Listening> {
   return listening(
     http.createServer((request, response) => {
       if (refuse && `${request.method} ${request.url}`.startsWith(refuse)) {
@@ -602,10 +617,14 @@ function inBetween(endpoint: string, seconds: number, refuse?: string): Promise<
       const onward = http.request(
         new URL(request.url ?? '/', endpoint),
         { method: method ?? 'GET', headers, agent: false },
-        (answer) => {
+        async (answer) => {
           const date = new Date(Date.now() + seconds * 1000).toUTCString();
           response.writeHead(answer.statusCode ?? 500, { ...answer.headers, date });
-          answer.pipe(response);
+          if (old.length === 0 || !request.url?.includes('list-type')) return answer.pipe(response);
+          // Of the same length.
+          const aged = (listed: string, key: string) =>
+            listed.replace(new RegExp(`(?<=<Key>${key}</Key>.*?<LastModified>)\\d{4}`, 's'), '2020');
+          response.end(old.reduce(aged, await text(answer)));
         },
       );
       request.pipe(onward);

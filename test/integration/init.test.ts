@@ -1,6 +1,6 @@
 /** `lxstow init`, typed as a user does, on a machine with LXD, an S3 store and nothing of lxstow. */
 import assert from 'node:assert/strict';
-import { mkdir, stat, symlink } from 'node:fs/promises';
+import { mkdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { findLxd } from '../lab/findLxd.ts';
@@ -172,6 +172,37 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     assert.match(config, /^# The API/m);
     await type(`lxstow init --yes --store ${endpoint}/lxstow`);
     assert.match(await type('lxstow list c1'), /backup_/);
+  });
+
+  it('gives the password of its NATS to no other server', async () => {
+    const strange = join(folder.path, 'strange.mjs');
+    const heard = join(folder.path, 'heard');
+    await writeFile(
+      strange,
+      `import { appendFileSync, writeFileSync } from 'node:fs';
+      import { createServer } from 'node:http';
+      import net from 'node:net';
+      for (const port of [8081, 8082]) createServer((_, answer) => answer.end()).listen(port, '127.0.0.1');
+      net.createServer((socket) => {
+        socket.write('INFO {"server_name":"x","version":"2.15.0","max_payload":1000}\\r\\n');
+        socket.on('data', (data) => appendFileSync('${heard}', data)).on('error', () => undefined);
+      }).listen(4222, '127.0.0.1', () => writeFileSync('${heard}', ''));`,
+    );
+    const state = '/var/lib/lxstow';
+    // As after kill -9: the address stays. The strange server's ports answer as if lxstow were ready.
+    await type(
+      `pid=$(cat ${state}/standalone.pid); kill $pid; while grep -qs . /proc/$pid/cmdline; do sleep 0.1; done`,
+    );
+    await type(`printf nats://127.0.0.1:4222 >${state}/nats/url`);
+    await type(
+      `exec '${process.execPath}' '${strange}' >/dev/null 2>&1 & echo $! >~/strange.pid; until [ -e '${heard}' ]; do sleep 0.1; done`,
+    );
+    const { status, stdout, stderr } = await shell.type('lxstow init --yes');
+    await type('pid=$(cat ~/strange.pid); kill $pid; while grep -qs . /proc/$pid/cmdline; do sleep 0.1; done');
+    assert.equal(status, 78, stdout + stderr);
+    assert.match(stderr, /a NATS server \(2\.15\.0\) that is not standalone's own listens on port 4222/);
+    assert.equal(await readFile(heard, 'utf8'), '');
+    assert.match(await type('lxstow init --yes'), /starting lxstow in the background/);
   });
 
   it('does not touch a configuration that it has not written, and says what an option lacks', async () => {

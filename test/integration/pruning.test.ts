@@ -421,6 +421,8 @@ describe('pruning', { timeout: 600_000 }, () => {
     const { status, stderr } = await cli('prune', 'c1');
     assert.equal(status, 64);
     assert.match(stderr, /prune needs to know what to keep\n {2}for example --keep-daily 14 --keep-monthly 12/);
+    const unnamed = await cli('prune', '', '--keep-last', '1');
+    assert.deepEqual([unnamed.status, unnamed.stderr], [64, 'lxstow: "" names no instance\n']);
     const subject = 'lxstow.jobs.local.prune.default.c1';
     const failed = await until(
       async () => ended(await publish(stack.nats.url, subject, { keep: {} })),

@@ -114,6 +114,17 @@ describe('standalone', { timeout: 600_000 }, () => {
     );
     assert.equal(beside.status, 78, beside.stderr);
     assert.match(beside.stderr, /that is not standalone's own listens on port/);
+    const heard: string[] = [];
+    await using curious = await listening((socket) => {
+      socket.write(`INFO ${JSON.stringify({ server_name: 'x', version: '2.15.0', max_payload: 1000 })}\r\n`);
+      socket.on('data', (data) => heard.push(String(data))).on('error', () => undefined);
+    });
+    await writeFile(url, `nats://127.0.0.1:${curious.port}`);
+    const doctor = [...args().slice(0, args().indexOf('standalone')), 'doctor', '--only', 'nats'];
+    const examined = await attempt(process.execPath, doctor);
+    assert.equal(examined.status, 1, examined.stderr);
+    assert.match(examined.stdout.toString(), /^problem +nats +a NATS server .* that is not standalone's own listens/m);
+    assert.deepEqual(heard, []);
     await rm(url);
     for (const [port, said] of [
       [nats.port, /a NATS server \(2\.\d+\.\d+\) that is not standalone's own .*nats\.servers: \[nats:/],

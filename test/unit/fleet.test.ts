@@ -34,28 +34,32 @@ const last = (minute: number, outcome: 'success' | 'failure' | 'cancelled', reas
   ...(outcome !== 'success' && { reason }),
 });
 
-type Change = (record: InstanceRecord) => InstanceRecord;
+const longAfter = new Date(at(10_000_000));
+
+type Change = (record: InstanceRecord, now: Date) => InstanceRecord;
 
 describe('the record of an instance', () => {
   it('is the same in whatever order it was written, and however often', () => {
     const minute = fc.integer({ min: 0, max: 5 });
     const outcome = fc.constantFrom('success' as const, 'failure' as const, 'cancelled' as const);
     const change: fc.Arbitrary<Change> = fc.oneof(
-      minute.map((m) => (record: InstanceRecord) => withGood(record, good(m))),
+      minute.map((m) => (record: InstanceRecord, now: Date) => withGood(record, good(m), now)),
       fc.tuple(minute, outcome, fc.constantFrom('a', 'b')).map(
         ([m, how, why]) =>
-          (record: InstanceRecord) =>
-            withLast(record, last(m, how, why)),
+          (record: InstanceRecord, now: Date) =>
+            withLast(record, last(m, how, why), now),
       ),
       fc.tuple(minute, fc.boolean()).map(
         ([m, excluded]) =>
-          (record: InstanceRecord) =>
-            withSeen(record, { at: at(m), excluded }),
+          (record: InstanceRecord, now: Date) =>
+            withSeen(record, { at: at(m), excluded }, now),
       ),
     );
     fc.assert(
-      fc.property(fc.array(change, { maxLength: 12 }), fc.infiniteStream(fc.nat()), (changes, random) => {
-        const fold = (all: Change[]) => all.reduce((record, each) => each(record), {} as InstanceRecord);
+      fc.property(fc.array(change, { maxLength: 12 }), minute, fc.infiniteStream(fc.nat()), (changes, now, random) => {
+        // Times from minute now + 1 on are ahead.
+        const clock = new Date(at(now - 5));
+        const fold = (all: Change[]) => all.reduce((record, each) => each(record, clock), {} as InstanceRecord);
         const shuffled = [...changes, ...changes]
           .map((each) => [random.next().value, each] as const)
           .sort(([a], [b]) => a - b)
@@ -96,7 +100,9 @@ describe('the record of an instance', () => {
             await turn();
             const own = { ...good(backup), at: at(clock++) };
             bucket.set(own.backup, own);
-            await change(async (record) => (mayBeDeleted(record, own) ? lookUp(record) : withGood(record, own)));
+            await change(async (record) =>
+              mayBeDeleted(record, own) ? lookUp(record) : withGood(record, own, longAfter),
+            );
           };
           const deleted = async (name: string) => {
             while (!bucket.has(name)) await turn();
@@ -122,14 +128,23 @@ describe('the record of an instance', () => {
     assert.equal(withYoungest({ good: good(9) }, undefined).good, undefined);
   });
 
+  it('forgets what a clock that was ahead has dated, as soon as there is something else', () => {
+    const now = new Date(at(10));
+    const ahead = { good: good(999), last: last(999, 'success'), seen: { at: at(999), excluded: false } };
+    const since = { good: good(9), last: last(9, 'failure'), seen: { at: at(9), excluded: true } };
+    const changed = withSeen(withLast(withGood(ahead, since.good, now), since.last, now), since.seen, now);
+    assert.deepEqual(changed, since);
+    assert.deepEqual(withSeen(withLast(withGood(since, ahead.good, now), ahead.last, now), ahead.seen, now), since);
+  });
+
   it('keeps what a later version has written into it', () => {
     const later = { good: good(1), seen: { at: at(1), excluded: false }, proof: { at: at(1) } } as InstanceRecord;
     const changed = [
-      withGood(later, good(2)),
+      withGood(later, good(2), longAfter),
       withRemoved(later, at(2)),
       withYoungest(later, undefined),
-      withLast(later, last(2, 'success')),
-      withSeen(later, { at: at(2), excluded: true }),
+      withLast(later, last(2, 'success'), longAfter),
+      withSeen(later, { at: at(2), excluded: true }, longAfter),
     ];
     for (const record of changed) assert.ok('proof' in record, JSON.stringify(record));
   });
@@ -152,6 +167,21 @@ describe('the state of an instance', () => {
       'failing, with a young backup',
       { seen, good: young, last: { ...last(0, 'failure'), at: '2026-11-02T03:00:00.000Z' } },
       /^failing: the last backup failed, 2026-11-02 03:00 UTC: why$/,
+    ],
+    [
+      'failing since a backup of a clock that was ahead',
+      { seen, good: { ...young, at: '2027-06-01T03:00:00.000Z' }, last: last(0, 'failure') },
+      /^failing: the last backup failed, 2026-11-01 00:00 UTC/,
+    ],
+    [
+      'backed up by a clock that was ahead',
+      { seen, good: { ...young, at: '2027-06-01T03:00:00.000Z' } },
+      /^overdue: its last backup is dated 2027-06-01 03:00 UTC, in the future$/,
+    ],
+    [
+      'backed up by a clock that is ahead by an hour',
+      { seen, good: { ...young, at: '2026-11-02T13:00:00.000Z' } },
+      /^ok/,
     ],
     ['failing, without a backup', { seen, last: last(0, 'failure') }, /^failing: .*: why; it has no backup$/],
     ['failed, then uploaded', { seen, good: young, last: last(0, 'failure') }, /^ok/],
@@ -244,6 +274,12 @@ describe('the state of an instance that a schedule covers', () => {
       'ok [nightly]: ',
       definition({ cron: '@monthly' }),
       made('2026-11-01T00:00:00Z'),
+    ],
+    [
+      'has a backup of a clock that was ahead',
+      'overdue [nightly]: its last backup is dated 2027-06-01 03:00 UTC, in the future',
+      {},
+      made('2027-06-01T03:00:00.000Z'),
     ],
     ['has never been due', 'ok [nightly]: ', { begun: '2026-11-28T03:00:00Z' }, made('2026-01-01T00:00:00.000Z')],
     [
@@ -385,8 +421,8 @@ describe('the youngest backup in the store', () => {
     return { store, reads: () => reads };
   };
   const never = new AbortController().signal;
-  const youngest = async (store: ObjectStore) =>
-    [...(await youngestBackups(store, '', c1, never)).values()][0]?.good.at;
+  const youngest = async (store: ObjectStore, now = longAfter) =>
+    [...(await youngestBackups(store, '', c1, never, now)).values()][0]?.good.at;
 
   it('is found, whatever backups are called and whenever their tags were changed', async () => {
     const minute = fc.nat({ max: 300 });
@@ -394,9 +430,13 @@ describe('the youngest backup in the store', () => {
       .record({ asked: minute, took: minute, later: fc.constantFrom(0, 0, 100, 1000), named: fc.boolean() })
       .map(({ asked, took, later, named }) => ({ asked, made: asked + took, changed: asked + took + later, named }));
     await fc.assert(
-      fc.asyncProperty(fc.array(backup, { minLength: 1, maxLength: 12 }), async (backups) => {
+      fc.asyncProperty(fc.array(backup, { minLength: 1, maxLength: 12 }), minute, async (backups, now) => {
         const { store } = storeOf(backups);
-        assert.equal(await youngest(store), at(Math.max(...backups.map(({ made }) => made))));
+        const made = backups.map(({ made }) => made);
+        assert.equal(await youngest(store), at(Math.max(...made)));
+        // A clock was ahead when those after minute now + 5 were made.
+        const right = made.filter((minute) => minute <= now + 5);
+        assert.equal(await youngest(store, new Date(at(now))), at(Math.max(...(right.length > 0 ? right : made))));
       }),
     );
   });
@@ -444,7 +484,7 @@ describe('an inventory', () => {
       written.push(changes.length);
       for (const { address, seen } of changes) {
         const key = instanceKey(address);
-        records.set(key, { address, record: withSeen(records.get(key)?.record ?? {}, seen) });
+        records.set(key, { address, record: withSeen(records.get(key)?.record ?? {}, seen, longAfter) });
       }
     }
     return { written, of: (name: string) => records.get(instanceKey(address(name)))?.record.seen };

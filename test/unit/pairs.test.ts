@@ -1,7 +1,7 @@
 /** A gateway that cannot start with its certificate, key or folder says so in doctor's words, as a fault of the configuration. */
 import assert from 'node:assert/strict';
 import { createPrivateKey } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -73,6 +73,24 @@ describe('the state directory', () => {
     writeFileSync(join(folder, 'file'), '');
     const dir = join(folder, 'file', 'state');
     await says(start({ LXSTOW_GATEWAY_STATE_DIR: dir }), new RegExp(`${dir}: ENOTDIR.*set gateway\\.stateDir`));
+  });
+
+  it('where a full disk has left an empty file gets a new pair', async () => {
+    const dir = join(folder, 'full');
+    const files = ['server.crt', 'server.key'].map((name) => join(dir, name));
+    const of = () => start({ LXSTOW_GATEWAY_STATE_DIR: dir });
+    const made = await of();
+    assert.deepEqual(await of(), made);
+    for (const file of files) {
+      writeFileSync(file, '');
+      assert.match((await of()).cert, /BEGIN CERTIFICATE/);
+      assert.deepEqual(await of(), {
+        cert: readFileSync(join(dir, 'server.crt'), 'utf8'),
+        key: readFileSync(join(dir, 'server.key'), 'utf8'),
+      });
+    }
+    assert.deepEqual(readdirSync(dir).sort(), ['server.crt', 'server.key']);
+    assert.equal(statSync(join(dir, 'server.key')).mode & 0o777, 0o600);
   });
 
   it('that is empty is none', async () => {

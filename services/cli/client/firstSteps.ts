@@ -10,6 +10,7 @@ import { ownFiles } from '../../trust/serverCertificate.ts';
 import { TrustStore } from '../../trust/trustStore.ts';
 import { configured } from '../configured.ts';
 import { CliError, exits } from '../exit.ts';
+import { assertOwnNats } from '../standalone/ownNats.ts';
 import { localZone } from '../terminal/dates.ts';
 import { Gateway } from './gatewayClient.ts';
 import { addRemote, identity, listRemotes, removeRemote } from './remotes.ts';
@@ -26,6 +27,7 @@ export async function trustThisUser(
 ): Promise<string> {
   const { config, log } = configured(source);
   log.level = 'error';
+  await assertOwnNats(config, source.env);
   const own = await identity();
   {
     await using nats = await connectNats(config.nats, 'lxstow init', log);

@@ -49,6 +49,8 @@ const ndjson = 'application/x-ndjson';
 /** A connection of one client to a gateway. */
 export class Gateway implements Disposable {
   readonly remote: Remote;
+  /** The gateway's clock at its last answer, in ms; 0 if it has not told. */
+  clockMs = 0;
   readonly #agent: https.Agent;
   readonly #patience: typeof usualPatience;
 
@@ -147,6 +149,7 @@ export class Gateway implements Disposable {
       request.on('close', () => clearTimeout(timer));
       request.on('response', (response) => {
         clearTimeout(timer);
+        this.clockMs = Date.parse(response.headers.date ?? '') || 0;
         resolve(response);
       });
       request.on('error', (error: NodeJS.ErrnoException) => {

@@ -1,6 +1,8 @@
 /** Resolves names that users type: `[gateway:]instance`, and a backup of it. */
+import { isAhead } from '../../contract/durations.ts';
 import type { ListedBackup } from '../../contract/schemas.ts';
 import { CliError, exits } from '../exit.ts';
+import { say } from '../terminal/output.ts';
 import { Gateway, type ShownOperation } from './gatewayClient.ts';
 import { nearest } from './nearest.ts';
 import { findRemote, type Identity, identity } from './remotes.ts';
@@ -88,11 +90,25 @@ export async function listBackups(
   return wanted.sort((a, b) => compare(owner(a), owner(b)) || compare(a.created, b.created));
 }
 
+/**
+ * The newest of an instance's backups, which are oldest first. One from the future, by this machine's clock and the gateway's, comes from a wrong clock: it counts only if there is no
+ * other, and is named on standard error.
+ */
+export function newestOf(gateway: Gateway, backups: ListedBackup[]): ListedBackup | undefined {
+  const now = new Date(Math.max(Date.now(), gateway.clockMs));
+  const last = backups.at(-1);
+  if (!last || !isAhead(Date.parse(last.created), now)) return last;
+  const newest = backups.findLast(({ created }) => !isAhead(Date.parse(created), now));
+  const instead = newest ? `${newest.name} is taken instead` : 'there is no other';
+  say(`${last.instance}: ${last.name} is dated in the future, by a wrong clock; ${instead}`);
+  return newest ?? last;
+}
+
 /** Resolves `latest` to the name of the newest backup. Throws not-found if there is none. */
 export async function backupName(where: NamedInstance, name: string): Promise<string> {
   if (name !== 'latest') return name;
-  const last = (await listBackups(where)).at(-1);
-  if (last) return last.name;
+  const newest = newestOf(where.gateway, await listBackups(where));
+  if (newest) return newest.name;
   throw new CliError(exits.notFound, `${where.instance} has no backups`, { hint: `lxstow backup ${where.instance}` });
 }
 

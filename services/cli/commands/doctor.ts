@@ -11,6 +11,7 @@ import {
   type Check,
   examine,
   type Finding,
+  messageOf,
   type Patient,
   type Report,
   type Role,
@@ -22,7 +23,7 @@ import { examineLxd } from '../../doctor/lxd.ts';
 import { examineNats } from '../../doctor/nats.ts';
 import { examineS3 } from '../../doctor/s3.ts';
 import { createLogger } from '../../telemetry/logger.ts';
-import { besideOwnNats } from '../standalone/ownNats.ts';
+import { assertOwnNats, besideOwnNats } from '../standalone/ownNats.ts';
 import { besideOwnStore } from '../standalone/ownStore.ts';
 import { type Format, print } from '../terminal/output.ts';
 
@@ -81,7 +82,7 @@ async function examineAll(
   const checks: Record<Area, Check> = {
     configuration: examineConfiguration,
     gateway: examineGateway,
-    nats: examineNats,
+    nats: examineOwnNats,
     s3: examineS3,
     lxd: examineLxd,
   };
@@ -96,6 +97,17 @@ async function examineAll(
       .map((area) => examine(area, checks[area], patient, stop)),
   );
   return found.flat();
+}
+
+/** Checks NATS. A server that is not standalone's own, but has its port, is reported and gets no password. */
+async function examineOwnNats(patient: Patient, report: Report): Promise<void> {
+  try {
+    await assertOwnNats(patient.config, patient.env);
+  } catch (error) {
+    report('problem', messageOf(error), 'It got no password. To see what it is: `ss -ltnp`.');
+    return;
+  }
+  await examineNats(patient, report);
 }
 
 /** A configuration with keys of only one role is for that role; one of `standalone`, whose NATS or store is here, for both. */

@@ -45,6 +45,8 @@ export async function pruneCommand(texts: string[], options: Options): Promise<E
     throw new CliError(exits.usage, 'prune needs to know what to keep', {
       hint: 'for example --keep-daily 14 --keep-monthly 12',
     });
+  // A variable of a script that has no value must not mean all instances.
+  if (texts.includes('')) throw new CliError(exits.usage, '"" names no instance');
   const keep = { ...rule, zone: options.zone ?? localZone() };
   using gateways = new Gateways();
   const named = await Promise.all((texts.length > 0 ? texts : ['']).map((text) => gateways.instance(text, options)));

@@ -1,7 +1,16 @@
 /** `lxstow restore`: one backup, or the latest one of every instance. */
+import type { ListedBackup } from '../../contract/schemas.ts';
 import { exitOfAll, type Followed, follow, forAll, heedInterrupts, sayTroubles } from '../client/following/follow.ts';
 import { type Outcome, outcomeOf } from '../client/following/outcomeJson.ts';
-import { backupName, Gateways, listBackups, type NamedInstance, type Scope, suggesting } from '../client/names.ts';
+import {
+  backupName,
+  Gateways,
+  listBackups,
+  type NamedInstance,
+  newestOf,
+  type Scope,
+  suggesting,
+} from '../client/names.ts';
 import { CliError, type Exit, exits, inOptions } from '../exit.ts';
 import { parseTime } from '../terminal/dates.ts';
 import { type Format, print } from '../terminal/output.ts';
@@ -92,7 +101,10 @@ async function oneBackup(
 async function backupAt(where: NamedInstance, at: string): Promise<string> {
   const end = parseTime(at, '--at', true).getTime();
   const all = await listBackups(where);
-  const found = all.filter(({ created }) => Date.parse(created) < end).at(-1);
+  const found = newestOf(
+    where.gateway,
+    all.filter(({ created }) => Date.parse(created) < end),
+  );
   if (found) return found.name;
   throw new CliError(exits.notFound, `${where.instance} has no backup from before ${new Date(end).toISOString()}`, {
     hint: all[0] ? `the oldest one is ${all[0].name}` : `lxstow backup ${where.instance}`,
@@ -115,13 +127,13 @@ async function everyInstance(
     throw new CliError(exits.usage, 'give either an instance or --all, not both');
   const { gateway, scope } = where;
   const asked = allProjects ? { ...where, scope: { ...scope, project: undefined } } : where;
-  const latest = new Map<string, Job>();
-  for (const { name: backup, instance, project } of await listBackups(asked, allProjects)) {
-    const label = allProjects ? `${project}/${instance}` : instance;
-    latest.set(label, { label, gateway, where: { gateway, instance, scope: { ...scope, project } }, backup });
-  }
-  if (latest.size === 0) throw new CliError(exits.notFound, 'there are no backups', { hint: 'lxstow list --all' });
-  return [...latest.values()];
+  const labelOf = ({ project, instance }: ListedBackup) => (allProjects ? `${project}/${instance}` : instance);
+  const groups = Map.groupBy(await listBackups(asked, allProjects), labelOf);
+  if (groups.size === 0) throw new CliError(exits.notFound, 'there are no backups', { hint: 'lxstow list --all' });
+  return [...groups].map(([label, backups]) => {
+    const { name: backup, instance, project } = newestOf(gateway, backups) as ListedBackup;
+    return { label, gateway, where: { gateway, instance, scope: { ...scope, project } }, backup };
+  });
 }
 
 const optionsOf = {
