@@ -10,7 +10,7 @@ import { multipartEtag } from '../../storage/s3/s3Messages.ts';
 import type { Tools } from '../tools.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 
-/** Bytes of one copy inside the store. S3 allows 5 GiB, but then takes long to answer. */
+/** Most bytes of one copy inside the store. S3 allows 5 GiB, but then takes long to answer. */
 const copyBytes = 1024 ** 3;
 
 export interface ArchiveUploadOptions {
@@ -140,13 +140,15 @@ export class ArchiveUpload {
     await this.#attempt.checkpoint({ key: upload.key, uploadId: upload.uploadId });
     const size = sent.reduce((sum, part) => sum + part.size, 0);
     const parts: UploadedPart[] = [];
-    for (let start = 0; start < size; start += copyBytes) {
+    // Equal pieces: S3 takes no part under 5 MiB except the last, and more parts follow these.
+    const pieceBytes = Math.ceil(size / Math.ceil(size / copyBytes));
+    for (let start = 0; start < size; start += pieceBytes) {
       this.#attempt.assertOwned();
       parts.push(
         await store.copyPart(
           upload,
           parts.length + 1,
-          { etag, start, size: Math.min(copyBytes, size - start) },
+          { etag, start, size: Math.min(pieceBytes, size - start) },
           signal,
         ),
       );
