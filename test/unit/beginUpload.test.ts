@@ -1,4 +1,4 @@
-/** No upload of a backup is left that nobody knows of; and what one is made of when it is renewed. */
+/** No upload of a backup is left that nobody knows of; and what one is made of when it is renewed, or was ended by another. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { LxstowError } from '../../services/contract/errors.ts';
@@ -90,5 +90,25 @@ describe('the upload of an archive', () => {
       sizes.reduce((sum, size) => sum + size, 0),
     );
     assert.equal(renewed[0]?.copied?.parts.length, copied.length);
+  });
+
+  describe('that another request has completed or aborted', () => {
+    for (const code of ['conflict', 'not-found'] as const) {
+      const refused = async () => Promise.reject(new LxstowError(code, 'S3 said no'));
+      it(`is its archive if that is what the store has (${code})`, async () => {
+        const { archive } = uploadOf([1, 2], { completeUpload: refused, stat: async () => ({ etag: archive.etag }) });
+        assert.equal(await archive.complete(never), archive.etag);
+      });
+
+      it(`is a reason for another attempt if it is not (${code})`, async () => {
+        for (const stat of [
+          async () => ({ etag: 'another' }),
+          async () => Promise.reject(new LxstowError('not-found', 'no')),
+        ]) {
+          const { archive } = uploadOf([1, 2], { completeUpload: refused, stat });
+          await assert.rejects(archive.complete(never), { code: 's3-unavailable' });
+        }
+      });
+    }
   });
 });

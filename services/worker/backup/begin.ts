@@ -33,13 +33,15 @@ export async function resume(
   const object = await etagAt(tools.store, upload.key, signal);
   const whole = parts.at(-1)?.rawEnd === start.made.size;
   if (whole && object === upload.etag) return checkpoint;
+  // An earlier attempt's completion arrived late, or somebody else was there: this upload cannot be completed.
+  if (object !== upload.etag && object !== start.copied?.etag) return undefined;
   if (!(await lxdBackupExists(tools.lxd, operation, start.lxdBackup, signal))) return undefined;
   const sound =
     operation.checkpoint.uploadId === start.upload.uploadId && (await unlessMissing(() => upload.isSound(signal)));
   if (!sound) {
     // The earlier attempt may have ended during a renewal: the object exists, the next upload does not.
-    if (object === undefined || object !== upload.etag) return undefined;
-    await upload.reopen(object, signal);
+    if (object !== upload.etag) return undefined;
+    await upload.reopen(upload.etag, signal);
   }
   log.info('resuming an earlier attempt', { parts: parts.length, rawStart: parts.at(-1)?.rawEnd ?? 0 });
   return checkpoint;
