@@ -541,7 +541,7 @@ compression: ("gzip" | "zstd" | "none")
  */
 janitorEveryMinutes: number
 /**
- * The age at which a leftover that belongs to no known operation is removed.
+ * The age at which a leftover that belongs to no known operation is removed. For an archive without its manifest: how long after a worker has first found it so.
  */
 janitorGraceHours: number
 /**

@@ -55,25 +55,33 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
 }
 
 export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
-  const { store, owners, prefix, remote, bucket, leasesBucket, signal } = tools;
-  const objects = new Map<string, { object: StoredObject; address: BackupAddress }>();
+  const { store, owners, prefix, remote, bucket, leasesBucket, bareArchives, signal } = tools;
+  const objects: { object: StoredObject; address: BackupAddress }[] = [];
   const whole = new Set<string>();
   for await (const object of store.list(listPrefix(prefix, { remote }), signal)) {
     const described = parseManifestKey(prefix, object.key);
     if (described) whole.add(object.key);
     const address = described ? undefined : parseArchiveKey(prefix, object.key);
-    if (address) objects.set(object.key, { object, address });
+    if (address) objects.push({ object, address });
   }
-  for (const [key, { object, address }] of objects) {
-    if (whole.has(manifestKey(prefix, address))) continue;
+  const bare = objects.filter(({ address }) => !whole.has(manifestKey(prefix, address)));
+  rememberBare(
+    bareArchives,
+    bare.map(({ object }) => object),
+  );
+  for (const { object, address } of bare) {
+    const { key } = object;
     const ownerNow = () => owners.ofBackup(address, key, 'archive');
     const owner = await ownerNow();
+    if (owner.state === 'living') bareArchives.delete(idOf(object));
     if (owner.state === 'living' || !(await isOurs(object, tools))) continue;
+    const bareSince = bareArchives.get(idOf(object));
     yield {
       kind: 'archive',
       what: key,
       where: `s3://${bucket}`,
       since: new Date(object.modified),
+      ...(bareSince && { bareSince }),
       owner,
       address,
       ownerNow,
@@ -86,6 +94,18 @@ export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
       },
     };
   }
+}
+
+/** Adds the archives that were not without a manifest before, and forgets those that are no longer. */
+function rememberBare(since: Map<string, Date>, found: StoredObject[]): void {
+  const now = new Date();
+  const before = new Map(since);
+  since.clear();
+  for (const object of found) since.set(idOf(object), before.get(idOf(object)) ?? now);
+}
+
+function idOf({ key, etag }: StoredObject): string {
+  return `${key} ${etag}`;
 }
 
 /** Our archives are made of parts, which the ETag shows, or name the operation that made them. Another object, put in one piece, is not ours. */

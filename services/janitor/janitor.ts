@@ -1,6 +1,7 @@
 /**
  * The janitor removes what lxstow has left on one host, in S3 and in NATS: what an ended operation left, three lease TTLs after its end, and what no known
- * operation left, once it is older than `worker.janitorGraceHours`. Each search adds conditions of its own in `remove()`.
+ * operation left, once it is older than `worker.janitorGraceHours`; an archive only once this janitor has found it without its manifest for so long. Each
+ * search adds conditions of its own in `remove()`.
  */
 import { setTimeout } from 'node:timers/promises';
 import { jittered } from '../concurrency/jitter.ts';
@@ -61,6 +62,7 @@ const ttlsToSettle = 3;
 
 export class Janitor {
   readonly #tools: JanitorTools;
+  readonly #bareArchives = new Map<string, Date>();
 
   constructor(tools: JanitorTools) {
     this.#tools = tools;
@@ -83,7 +85,8 @@ export class Janitor {
     const settledMs = ttlsToSettle * leaseTtlMs;
     const owners = await Owners.read(nats, leasesBucket, { remote, prefix, settledMs });
     const operations = new OperationStore(nats, config.nats.operationsKeptHours);
-    const parts = { operations, lxd, lxdIdleTimeoutMs, store, leasesBucket, checkpoints, owners };
+    const bareArchives = this.#bareArchives;
+    const parts = { operations, lxd, lxdIdleTimeoutMs, store, leasesBucket, checkpoints, owners, bareArchives };
     const tools = { ...parts, remote, prefix, bucket, settledMs, signal };
     const findings: Finding[] = [];
     for (const [place, search] of Object.entries(searches)) {
@@ -132,12 +135,16 @@ export class Janitor {
     return (await leftover.remove(signal)) ? 'removed' : 'kept: it has changed, or is gone, since it was found';
   }
 
-  #reasonToKeep({ kept, owner, since }: Leftover): string | undefined {
+  #reasonToKeep({ kept, owner, since, bareSince }: Leftover): string | undefined {
     if (kept) return kept;
     if (owner.state === 'ended') return undefined;
-    const { janitorGraceHours } = this.#tools.config.worker;
-    const old = since !== undefined && Date.now() - since.getTime() >= janitorGraceHours * 3_600_000;
-    return old ? undefined : `it is younger than ${janitorGraceHours} h, and no operation is known to have left it`;
+    const { janitorGraceHours: hours } = this.#tools.config.worker;
+    const isOld = (time?: Date) => time !== undefined && Date.now() - time.getTime() >= hours * 3_600_000;
+    if (!isOld(since)) return `it is younger than ${hours} h, and no operation is known to have left it`;
+    // A good backup may be old when it loses its manifest: a person has the grace period from then on.
+    if (bareSince && !isOld(bareSince))
+      return `its manifest is missing, and no operation is known to have left it; a worker removes it after ${hours} h without a manifest`;
+    return undefined;
   }
 
   /** Takes the lease that only one janitor of a host has. */

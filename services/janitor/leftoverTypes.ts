@@ -24,6 +24,8 @@ export interface Leftover {
   where: string;
   /** When it was made, if known; for a lease, the last renewal; for a mark, the operation's last change. */
   since: Date | undefined;
+  /** Of an archive: when this janitor first found it without its manifest. */
+  bareSince?: Date;
   owner: Owner;
   /** The instance whose lease the removal needs; undefined if the removal is one atomic step. */
   address?: Address;
@@ -46,6 +48,8 @@ export interface SearchTools {
   checkpoints: Bucket;
   operations: OperationStore;
   owners: Owners;
+  /** The archives that the last run found without a manifest, by key and ETag, and when each was first found so. Kept from run to run. */
+  bareArchives: Map<string, Date>;
   /** Leases and claims expire within seconds. If one was not renewed for this long, NATS has failed to expire it. */
   settledMs: number;
   signal: AbortSignal;

@@ -106,7 +106,8 @@ export class Owners {
       const operation = await this.#find(id);
       if (!operation) continue;
       if (!this.#hasEnded(operation)) return { state: 'living', operation: id };
-      named.push(operation);
+      // One that was refused, because the name is taken, has not left the archive that is there.
+      if (kind === 'upload' || mayHaveStored(operation)) named.push(operation);
     }
     named.sort((a, b) => a.updated_at.localeCompare(b.updated_at));
     const last = named.at(-1);
@@ -155,6 +156,11 @@ export class Owners {
     if (project !== address.project || instance !== address.instance) return false;
     return key === archiveKey(this.#prefix, { ...operation, backup: operation.backup });
   }
+}
+
+/** False for a backup that ended before it made anything: an attempt writes its checkpoint first. */
+function mayHaveStored({ kind, status, checkpoint }: Operation): boolean {
+  return (kind !== 'backup' && kind !== 'upload') || status === 'Success' || checkpoint !== undefined;
 }
 
 /** Undefined for a record that is not valid: it must not hide the others. */

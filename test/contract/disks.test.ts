@@ -4,10 +4,13 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { isCode } from '../../services/contract/errors.ts';
+import { isCode, unlessMissing } from '../../services/contract/errors.ts';
 import type { Config } from '../../services/contract/schemas.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
+import { retrying } from '../../services/storage/retrying.ts';
 import { createS3Store } from '../../services/storage/s3/s3.ts';
+import { startProxy } from '../fault/proxy.ts';
+import { until } from '../integration/stack.ts';
 import { run } from '../lab/run.ts';
 import { type LabS3, s3Titles, serversHere, startS3 } from '../lab/s3.ts';
 import { crcOf } from './objectStore.ts';
@@ -69,6 +72,28 @@ for (const kind of serversHere)
     else it('keeps what it said that it has when the power is cut', () => outlivesCut({}));
 
     it('keeps it with s3.syncFolder', () => outlivesCut({ syncFolder: join(s3.dir, 'data') }));
+
+    it('keeps with s3.syncFolder an object whose answer was lost', async () => {
+      const key = 'unanswered/manifest';
+      const data = join(s3.dir, 'data');
+      await run('sync', ['-f', data]);
+      await using wire = await startProxy({ target: { port: Number(new URL(s3.endpoint).port) } });
+      using told = open();
+      using over = open({ endpoint: `http://127.0.0.1:${wire.port}`, syncFolder: data });
+      wire.after('up', 1, () => wire.stall('down'));
+      const created = retrying(over, { attempts: 5 }).create(key, Buffer.from('whole'), small, never);
+      created.catch(() => undefined);
+      await until(
+        () => unlessMissing(() => told.stat(key, never)),
+        (found) => found !== undefined,
+      );
+      wire.cut();
+      await wire.heal();
+      await created;
+      await s3.cutPower();
+      using later = open();
+      assert.equal((await later.read(key, never)).body.toString(), 'whole');
+    });
 
     it(`says what it says when it is full, and takes objects again: ${differs.full ?? 's3-full'}`, async () => {
       const disk = join(s3.dir, 'data');

@@ -28,6 +28,7 @@ import {
   operationOf,
   reaches,
   readManifest,
+  startWiredWorker,
 } from './workers.ts';
 
 process.env.LXSTOW_LAB_LXD = 'none';
@@ -172,6 +173,29 @@ describe('an LXD', { timeout: 600_000 }, () => {
       const fault = lxd.faults.next('backup', { hold: true }, { times: 2 });
       await endsBadly(await begin(), 'lxd-stalled', /has made no progress for 2 s/);
       fault.release();
+    });
+
+    it('fails once its worker has been stopped: that does not delete the copy that the next worker has begun', async () => {
+      const first = lxd.faults.next('backup', { hold: true, error: 'archive/tar: missed writing 512 bytes' });
+      const second = lxd.faults.next('backup', { hold: true });
+      const answer = await whileNoWorker(begin);
+      try {
+        await using worker = await startWiredWorker(stack, { worker: { graceMs: 0, lxdIdleTimeoutMs: 60_000 } });
+        await first.reached;
+        await worker.stop();
+        await worker.start();
+        await second.reached;
+        first.release();
+        await until(
+          () => stack.lxd.get<{ running?: string[] }>('/1.0/operations', {}, AbortSignal.timeout(10_000)),
+          ({ running = [] }) => running.length === 1,
+        );
+        second.release();
+        await succeeded(stack.stow, answer);
+      } finally {
+        await startWorkers();
+      }
+      await endsWell(answer);
     });
 
     it('fails: its reason, and another attempt succeeds', async () => {

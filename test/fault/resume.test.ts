@@ -112,6 +112,41 @@ describe('a worker that is killed in the middle of its upload', { timeout: 600_0
       });
     }
   });
+
+  describe('or whose upload is ended by another request while it sends: the next attempt begins anew, where', () => {
+    const changes: [what: string, change: (upload: Upload) => Promise<unknown>][] = [
+      ['somebody aborts it', (upload) => store.abortUpload(upload, never)],
+      [
+        'a completion of an earlier attempt arrives late',
+        async ({ key }) => {
+          const late = await store.beginUpload(key, { tags: {}, contentType: 'application/x-tar' }, never);
+          const etag = await store.putPart(late, 1, other, crc32Of(other), never);
+          await store.completeUpload(late, [{ number: 1, etag, crc32: crc32Of(other) }], never);
+        },
+      ],
+    ];
+    for (const [what, change] of changes) {
+      it(what, async () => {
+        await using worker = await startWiredWorker(stack, slots);
+        const { s3 } = worker.wires;
+        const stalled = Promise.withResolvers<void>();
+        s3.after('up', 60 * mib, () => {
+          s3.stall();
+          stalled.resolve();
+        });
+        const answer = await stack.stow.request('POST', '/1.0/instances/c1/backups?compression=none');
+        await stalled.promise;
+        const { checkpoint } = (await operations.find(idOf(answer)))?.operation ?? {};
+        assert.ok(checkpoint?.key && checkpoint.uploadId);
+        await change({ key: checkpoint.key, uploadId: checkpoint.uploadId });
+        await s3.heal();
+        const { id } = await succeeded(stack.stow, answer);
+        await assertOneBackup(stack, 'c1', answer.body.metadata.name, id);
+        await assertRestores(stack, 'c1', answer.body.metadata.name, await stack.fingerprint('c1'));
+        await assertClean(stack);
+      });
+    }
+  });
 });
 
 describe('an archive of one part, whose one request arrives, but is not answered', { timeout: 300_000 }, () => {

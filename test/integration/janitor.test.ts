@@ -8,9 +8,9 @@ import { fileURLToPath } from 'node:url';
 import zlib from 'node:zlib';
 import { loadConfig } from '../../services/contract/config.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
-import type { Config, JobKind } from '../../services/contract/schemas.ts';
+import type { Checkpoint, Config, JobKind } from '../../services/contract/schemas.ts';
 import { Leases } from '../../services/coordination/leases.ts';
-import type { Finding } from '../../services/janitor/janitor.ts';
+import { type Finding, Janitor } from '../../services/janitor/janitor.ts';
 import { waitForOperation } from '../../services/lxd/connection/lxdOperation.ts';
 import { changeInstance, setState } from '../../services/lxd/instanceChanges.ts';
 import { everyInstance, lxdBackupsOf } from '../../services/lxd/inventory.ts';
@@ -90,9 +90,11 @@ describe('the janitor', { timeout: 600_000 }, () => {
     end: 'Running' | 'Failure' | 'Success',
     body: object = {},
     now = new Date(Date.now() - 3_600_000),
+    checkpoint?: Checkpoint,
   ): Promise<string> {
     const id = randomUUID();
-    const running = begin(newOperation({ id, kind, address, body }, now), 'nobody', now);
+    const begun = begin(newOperation({ id, kind, address, body }, now), 'nobody', now);
+    const running = checkpoint ? { ...begun, checkpoint } : begun;
     const ended = {
       Running: () => running,
       Failure: () => fail(running, new LxstowError('internal', 'a test'), now),
@@ -166,6 +168,8 @@ describe('the janitor', { timeout: 600_000 }, () => {
     const living = await operation('backup', at('c1'), 'Running', { backup: 'living' });
     await operation('backup', at('c1'), 'Success', { backup: 'was-good' });
     await operation('delete', at('c1'), 'Success', { backup: 'half-deleted' });
+    await operation('backup', at('c1'), 'Failure', { backup: 'half-made' }, undefined, { lxdBackup: 'made' });
+    await operation('backup', at('c1'), 'Failure', { backup: 'refused' });
     await operation('backup', at('c1'), 'Running', { backup: 'unreserved' });
     const gone = randomUUID();
     const replaced = await operation('restore', at('c1'), 'Failure', { backup: 'b', replace: true });
@@ -183,6 +187,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
       `upload ${(await upload(`${here}/ended`)).key}`,
       `upload ${(await upload(`${here}/was-good`)).key}`,
       `archive ${await archive(`${here}/half-deleted`)}`,
+      `archive ${await archive(`${here}/half-made`)}`,
       `instance ${temporary(replaced)}`,
       `instance lxstow-old-${replacedWell}`,
       'mark marked',
@@ -199,6 +204,7 @@ describe('the janitor', { timeout: 600_000 }, () => {
       `archive ${await archive(`${here}/nobodys-archive.tar.gz`)}`,
       `archive ${await archive(`${here}/was-good`)}`,
       `archive ${await archiveInOnePiece(`${here}/nobodys-small`)}`,
+      `archive ${await archive(`${here}/refused`)}`,
       `reservation ${reservationKey(at('c1'), 'nobodys')}`,
       `checkpoint local.${gone}.start`,
     ];
@@ -290,6 +296,28 @@ describe('the janitor', { timeout: 600_000 }, () => {
       });
       await waitForOperation(stack.lxd, path, waiting);
     }
+  });
+
+  it('leaves an archive of whatever age for the grace period after it has found it without its manifest', async () => {
+    const backup = await stack.backup('c1', '?backup=loses-its-manifest');
+    const key = `${prefix}/local/default/c1/${backup}`;
+    const old: ObjectStore = {
+      ...store,
+      async *list(...args) {
+        for await (const object of store.list(...args)) yield { ...object, modified: '2026-01-01T00:00:00.000Z' };
+      },
+    };
+    const log = createLogger({ level: 'error', format: 'text' }, {});
+    const worker = { ...config.worker };
+    const tools = { worker: 'test', config: { ...config, worker }, nats, lxd: stack.lxd, store: old, log };
+    const tidier = new Janitor({ ...tools, leases: new Leases(leases, leaseTtlMs), leasesBucket: leases, checkpoints });
+    const actionOn = async () => (await tidier.run({ signal: never })).find(({ what }) => what === key)?.action;
+    await store.remove(`${key}.manifest.json`, never);
+    // The operation is living until its worker has released everything.
+    assert.match((await until(actionOn, (action) => action !== undefined)) ?? '', /^kept: its manifest is missing/);
+    worker.janitorGraceHours = 1 / 3600;
+    await until(actionOn, (action) => action === 'removed');
+    assert.deepEqual(await Array.fromAsync(store.list(key, never)), []);
   });
 
   it('finds the upload of an ended operation although MinIO has forgotten it', async (t) => {

@@ -861,6 +861,20 @@ describe('a backup’s checkpoint', at, () => {
     assert.equal(await load(), undefined);
   });
 
+  it('is not written when it is larger than a message: the backup goes on without it', async () => {
+    const checkpoint = BackupCheckpoint.create(bucket, operation, start, log);
+    const pax = { bytes: 'x'.repeat(2 * mib), left: 1 };
+    checkpoint.add({ ...part(1, 0, 20), tar: { pax } as SentPart['tar'] });
+    await checkpoint.settle({ size: 40 * mib, optimized: false });
+    assert.equal(await load(), undefined);
+    await checkpoint.renew({ upload: { key: 'k', uploadId: 'next' }, begun: 1 });
+    assert.equal(checkpoint.start.upload?.uploadId, 'next');
+    checkpoint.add(part(2, 20, 40));
+    assert.equal(checkpoint.parts.length, 2);
+    await checkpoint.remove();
+    assert.equal(await load(), undefined);
+  });
+
   it('is not written of a backup that is one part', async () => {
     const checkpoint = BackupCheckpoint.create(bucket, operation, start, log);
     checkpoint.add(part(1, 0, 16));

@@ -1,7 +1,7 @@
 /** For a store on this host: a call that writes an object returns only once the object is on the disk. VersityGW alone leaves it in memory, where a power cut loses it. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
-import { LxstowError } from '../../contract/errors.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { ObjectStore } from '../objectStore.ts';
 
 const run = promisify(execFile);
@@ -24,12 +24,22 @@ export function onDisk<S extends Pick<ObjectStore, 'completeUpload' | 'create' |
   };
 }
 
-/** Node.js has no syncfs(2), which takes folders and attributes along; coreutils has. */
+/** A refused write may be one whose answer was lost: the caller then recognises its object (storage/retrying.ts), so that must be on the disk, too. */
 async function synced(call: Promise<string>, folder: string, signal: AbortSignal): Promise<string> {
-  const etag = await call;
+  try {
+    const etag = await call;
+    await sync(folder, signal);
+    return etag;
+  } catch (error) {
+    if (isCode(error, 'conflict') || isCode(error, 'not-found')) await sync(folder, signal);
+    throw error;
+  }
+}
+
+/** Node.js has no syncfs(2), which takes folders and attributes along; coreutils has. */
+async function sync(folder: string, signal: AbortSignal): Promise<void> {
   try {
     await run('sync', ['-f', folder], { signal });
-    return etag;
   } catch (error) {
     signal.throwIfAborted();
     // Do not retry: the kernel reports a disk error only once, and then takes the bytes as written.

@@ -2,6 +2,7 @@
  * The archive's upload: takes parts, and makes an object of them. Renews an upload that grows old: MinIO removes one a day after its beginning, however
  * busy it is (docs/s3.md).
  */
+import { etagAt } from '../../backups/archives.ts';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Tags } from '../../contract/schemas.ts';
 import { type Attempt, cleanupSignal, lingering } from '../../operations/attempt.ts';
@@ -10,7 +11,7 @@ import { multipartEtag } from '../../storage/s3/s3Messages.ts';
 import type { Tools } from '../tools.ts';
 import type { BackupCheckpoint, SentPart } from './checkpoint.ts';
 
-/** Bytes of one copy inside the store. S3 allows 5 GiB, but then takes long to answer. */
+/** Most bytes of one copy inside the store. S3 allows 5 GiB, but then takes long to answer. */
 const copyBytes = 1024 ** 3;
 
 export interface ArchiveUploadOptions {
@@ -98,7 +99,9 @@ export class ArchiveUpload {
   }
 
   async #send(part: Omit<SentPart, 'etag'>, body: Buffer, signal: AbortSignal): Promise<SentPart> {
-    const etag = await this.#tools.store.putPart(this.#upload, this.#s3Number(part.number), body, part.crc32, signal);
+    const etag = await this.#tools.store
+      .putPart(this.#upload, this.#s3Number(part.number), body, part.crc32, signal)
+      .catch(throwEnded);
     const sent = { ...part, etag };
     this.#checkpoint.add(sent);
     return sent;
@@ -107,9 +110,14 @@ export class ArchiveUpload {
   /** Makes the object of its parts, unless it is there; returns its ETag. */
   async complete(signal: AbortSignal): Promise<string> {
     if (this.#whole !== undefined) return this.#whole;
+    const { store } = this.#tools;
     const { copied } = this.#checkpoint.start;
     this.#attempt.assertOwned();
-    return this.#tools.store.completeUpload(this.#upload, this.#s3Parts(), signal, copied?.etag);
+    return store.completeUpload(this.#upload, this.#s3Parts(), signal, copied?.etag).catch(async (error) => {
+      // An earlier attempt may have begun this completion: the store goes on with it when its client is gone.
+      const isThere = isEnded(error) && (await etagAt(store, this.key, signal)) === this.etag;
+      return isThere ? this.etag : throwEnded(error);
+    });
   }
 
   /** The ETag that the object of all recorded parts has. */
@@ -140,16 +148,12 @@ export class ArchiveUpload {
     await this.#attempt.checkpoint({ key: upload.key, uploadId: upload.uploadId });
     const size = sent.reduce((sum, part) => sum + part.size, 0);
     const parts: UploadedPart[] = [];
-    for (let start = 0; start < size; start += copyBytes) {
+    // Equal pieces: S3 takes no part under 5 MiB except the last, and more parts follow these.
+    const pieceBytes = Math.ceil(size / Math.ceil(size / copyBytes));
+    for (let start = 0; start < size; start += pieceBytes) {
       this.#attempt.assertOwned();
-      parts.push(
-        await store.copyPart(
-          upload,
-          parts.length + 1,
-          { etag, start, size: Math.min(copyBytes, size - start) },
-          signal,
-        ),
-      );
+      const from = { etag, start, size: Math.min(pieceBytes, size - start) };
+      parts.push(await store.copyPart(upload, parts.length + 1, from, signal).catch(throwEnded));
     }
     await this.#checkpoint.renew({ upload, begun, copied: { upto: sent.at(-1)?.number ?? 0, parts, etag } });
     this.#attempt.log.info('upload renewed', { bytes: size, parts: sent.length });
@@ -196,6 +200,17 @@ export class ArchiveUpload {
     const { copied } = this.#checkpoint.start;
     return copied ? number - copied.upto + copied.parts.length : number;
   }
+}
+
+function isEnded(error: unknown): boolean {
+  return isCode(error, 'not-found') || isCode(error, 'conflict');
+}
+
+/** Throws an error that the job is not blamed for if an upload is gone, or another object is at its key: the next attempt looks at what is there. */
+function throwEnded(error: unknown): never {
+  if (!isEnded(error)) throw error;
+  const why = `the upload was ended by another request than this attempt's: ${(error as Error).message}`;
+  throw new LxstowError('s3-unavailable', why, { cause: error });
 }
 
 /** Opens an upload and records it. If it cannot be recorded, for example because NATS is away, aborts the upload: no other process would know of it. */

@@ -4,7 +4,7 @@ import { archiveKey } from '../../backups/keys.ts';
 import { checkLock, lockFrom } from '../../backups/protection.ts';
 import { contentTypes } from '../../contract/backupNames.ts';
 import { unlessMissing } from '../../contract/errors.ts';
-import type { BackupAddress, Compression, ManifestLxd } from '../../contract/schemas.ts';
+import type { BackupAddress, Compression, ManifestLxd, Operation } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/archives/backups.ts';
 import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';
@@ -33,13 +33,15 @@ export async function resume(
   const object = await etagAt(tools.store, upload.key, signal);
   const whole = parts.at(-1)?.rawEnd === start.made.size;
   if (whole && object === upload.etag) return checkpoint;
+  // An earlier attempt's completion arrived late, or somebody else was there: this upload cannot be completed.
+  if (object !== upload.etag && object !== start.copied?.etag) return undefined;
   if (!(await lxdBackupExists(tools.lxd, operation, start.lxdBackup, signal))) return undefined;
   const sound =
     operation.checkpoint.uploadId === start.upload.uploadId && (await unlessMissing(() => upload.isSound(signal)));
   if (!sound) {
     // The earlier attempt may have ended during a renewal: the object exists, the next upload does not.
-    if (object === undefined || object !== upload.etag) return undefined;
-    await upload.reopen(object, signal);
+    if (object !== upload.etag) return undefined;
+    await upload.reopen(upload.etag, signal);
   }
   log.info('resuming an earlier attempt', { parts: parts.length, rawStart: parts.at(-1)?.rawEnd ?? 0 });
   return checkpoint;
@@ -74,7 +76,7 @@ export async function begin(
   const [instance, server] = await Promise.all([describeInstance(client, address, signal), readServer(client, signal)]);
   const lxd = describeServer(server);
   const room = await assertStagingRoom(address, job.body, server, attempt, tools);
-  const lxdBackup = `${mark}${operation.id}-${operation.attempt}`;
+  const lxdBackup = copyName(operation);
   const isFirst = operation.checkpoint?.lxdBackup === undefined;
   attempt.report({ stage: 'generating' });
   await attempt.checkpoint({ lxdBackup });
@@ -87,6 +89,15 @@ export async function begin(
     ...(lock && { lock }),
   };
   return { writing, room, checkpoint: BackupCheckpoint.create(checkpoints, operation, start, attempt.log) };
+}
+
+/**
+ * A name that no earlier attempt has used, although some do not count: LXD may still write an earlier copy, which cannot be cancelled. If that fails, LXD
+ * deletes what has its name.
+ */
+function copyName({ id, attempt, checkpoint }: Operation): string {
+  const last = Number(/-(\d+)$/.exec(checkpoint?.lxdBackup ?? '')?.[1] ?? 0);
+  return `${mark}${id}-${Math.max(attempt, last + 1)}`;
 }
 
 /** Aborts uploads that earlier attempts opened but did not record before they were killed. Their key is this operation's alone. */

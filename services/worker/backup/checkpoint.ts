@@ -6,6 +6,7 @@
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { smallestPartBytes } from '../../archive/cutParts.ts';
 import type { TarState } from '../../archive/tar/tar.ts';
+import { isCode } from '../../contract/errors.ts';
 import type { BackupLock, Compression, ManifestInstance, ManifestLxd, Part } from '../../contract/schemas.ts';
 import type { LxdBackup } from '../../lxd/archives/backups.ts';
 import { type Bucket, parseRecord } from '../../nats/bucket/bucket.ts';
@@ -183,10 +184,16 @@ export class BackupCheckpoint {
     }
   }
 
-  #amend(facts: Partial<BackupStart>): Promise<void> {
+  /** If a record is too large for a message of NATS, the backup goes on without it: another attempt then sends everything again. */
+  async #amend(facts: Partial<BackupStart>): Promise<void> {
     this.#start = { ...this.#start, ...facts };
     this.#dirty.add(0);
-    return this.#save();
+    try {
+      await this.#save();
+    } catch (error) {
+      if (!isCode(error, 'too-large')) throw error;
+      this.#log.warn('checkpoint not written', { error });
+    }
   }
 
   /** Whether another attempt could resume, and would save something. */

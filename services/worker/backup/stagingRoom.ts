@@ -66,8 +66,13 @@ export async function assertStagingRoom(
   const isSameKind =
     last?.archive.optimized === (kind.optimized ?? false) &&
     last.archive.instanceOnly === (kind.instance_only ?? false);
-  if (last && isSameKind && last.archive.rawSize > free)
-    throw tooLittle(`the last backup of ${nameOf(address)} needed ${sizeText(last.archive.rawSize)}`);
+  if (last && isSameKind && last.archive.rawSize > free) {
+    // Backups of another kind are not compared.
+    const other = `${kind.instance_only ? 'without' : 'with'} --instance-only`;
+    throw tooLittle(
+      `the last backup of ${nameOf(address)} needed ${sizeText(last.archive.rawSize)}. If the instance has become smaller, make one backup ${other}`,
+    );
+  }
   return { dir, free };
 }
 
