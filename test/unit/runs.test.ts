@@ -2,7 +2,15 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { type Address, faultsOf, type Operation, type Run, type RunChild } from '../../services/contract/schemas.ts';
+import {
+  type Address,
+  faultsOf,
+  type Operation,
+  type Run,
+  type RunChild,
+  type RunSelector,
+} from '../../services/contract/schemas.ts';
+import { assertAllOfIt } from '../../services/gateway/runs/runView.ts';
 import { runNoticeOf } from '../../services/notices/notice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
 import {
@@ -12,7 +20,16 @@ import {
   type OpenChild,
   type OpenRun,
 } from '../../services/runs/feeder/openRuns.ts';
-import { countsOf, endOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
+import {
+  countsOf,
+  endOf,
+  everything,
+  isOpen,
+  type MaySee,
+  runOperation,
+  shownRun,
+  tally,
+} from '../../services/runs/fold.ts';
 import { addressKey, childId, chunkSize, chunksOf, dueMs, plan } from '../../services/runs/plan.ts';
 import { markdownOf } from '../../services/runs/report.ts';
 import { checkNoSecrets, fitsPattern, select } from '../../services/runs/selector.ts';
@@ -337,6 +354,19 @@ describe('a run', () => {
     assert.deepEqual(seen(['default'])?.selector, { projects: ['default'] });
     assert.doesNotMatch(JSON.stringify(seen(['default'])), /secret|password/);
     assert.deepEqual([seen(['default'])?.excluded, seen(projects)?.excluded], [0, 3]);
+  });
+
+  it('that may still get instances of a host that is away is whole only to who may use all that it may choose', () => {
+    const away = [{ remote: 'r2', since: run.created_at, reason: 'no worker is up', planned: false }];
+    const of = (selector: RunSelector) =>
+      runOf([{ remote: 'r1', project: 'web', instance: 'c2', state: 'pending' }], { away, request: { selector } });
+    const ofWeb: MaySee = (_, project) => project === 'web';
+    assert.throws(() => assertAllOfIt(of({ all: true }), ofWeb), { code: 'forbidden' });
+    assert.throws(() => assertAllOfIt(of({ all: true, projects: ['web', 'db'] }), ofWeb), { code: 'forbidden' });
+    const ofHost: MaySee = (remote) => remote === 'r1';
+    assert.throws(() => assertAllOfIt(of({ all: true, projects: ['web'] }), ofHost), { code: 'forbidden' });
+    assert.doesNotThrow(() => assertAllOfIt(of({ all: true, projects: ['web'] }), ofWeb));
+    assert.doesNotThrow(() => assertAllOfIt(of({ all: true }), everything));
   });
 
   it('that backs up everything is a Success, whatever was missed before', () => {

@@ -102,12 +102,14 @@ export async function* childBatches(
       .map((child) => shownChild(run, child));
 }
 
-/** Throws forbidden if a run has children that the client may not touch. */
+/** Throws forbidden if a run has children that the client may not touch, or may get some from a host that it waits for. */
 export function assertAllOfIt(run: Run, may: MaySee): void {
-  if (seenPlaces(run, may).length < Object.keys(run.places).length)
+  const { projects = [''] } = run.request.selector;
+  const mayGet = run.away.some(({ remote, planned }) => !planned && !projects.every((each) => may(remote, each)));
+  if (mayGet || seenPlaces(run, may).length < Object.keys(run.places).length)
     throw new LxstowError(
       'forbidden',
-      `run ${run.id} also has instances of other hosts or projects: only a client that may use all of them can change it`,
+      `run ${run.id} also ${mayGet ? 'may get' : 'has'} instances of other hosts or projects: only a client that may use all of them can change it`,
     );
 }
 
