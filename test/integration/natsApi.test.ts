@@ -178,6 +178,19 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     );
   });
 
+  it('lists operations whatever else is in their bucket', async () => {
+    const id = await waiting();
+    for (const bad of ['null', '{', '{}', '[]', JSON.stringify({ id, remote: 'other', project: 'default' })])
+      await jetstream(admin).publish(`$KV.lxstow_operations.${operationKey('other', randomUUID())}`, bad);
+    const listed = (await pages('operations.list.other.default', 'operations', {}, admin)).flat();
+    assert.equal(listed.filter((each) => each.id === id).length, 1);
+    for (const path of ['?recursion=1', '?recursion=1&limit=1']) {
+      const { status, body } = await stack.stow.request('GET', `/1.0/operations${path}`);
+      assert.equal(status, 200);
+      assert.ok(body.metadata.pending.length > 0);
+    }
+  });
+
   const id = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
   const refused: [why: string, subject: string, body: unknown, status: number, code: string, text: RegExp][] = [
     ['no JSON', 'backups.list.local.default.c1', '{', 400, 'bad-request', /not JSON/],

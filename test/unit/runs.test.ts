@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { LxstowError } from '../../services/contract/errors.ts';
 import {
   type Address,
   faultsOf,
@@ -11,8 +12,10 @@ import {
   type RunSelector,
 } from '../../services/contract/schemas.ts';
 import { assertAllOfIt } from '../../services/gateway/runs/runView.ts';
+import type { Nats } from '../../services/nats/connection.ts';
 import { runNoticeOf } from '../../services/notices/notice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
+import { createRun, type RunTools } from '../../services/runs/createRun.ts';
 import {
   Fleet,
   fewestChildren,
@@ -32,7 +35,9 @@ import {
 } from '../../services/runs/fold.ts';
 import { addressKey, childId, chunkSize, chunksOf, dueMs, plan } from '../../services/runs/plan.ts';
 import { markdownOf } from '../../services/runs/report.ts';
+import type { RunStore } from '../../services/runs/runStore.ts';
 import { checkNoSecrets, fitsPattern, select } from '../../services/runs/selector.ts';
+import { traceOf } from '../../services/telemetry/trace.ts';
 
 const names = fc.stringMatching(/^[ab-]{1,6}$/);
 const addresses = fc.array(
@@ -367,6 +372,21 @@ describe('a run', () => {
     assert.throws(() => assertAllOfIt(of({ all: true, projects: ['web'] }), ofHost), { code: 'forbidden' });
     assert.doesNotThrow(() => assertAllOfIt(of({ all: true, projects: ['web'] }), ofWeb));
     assert.doesNotThrow(() => assertAllOfIt(of({ all: true }), everything));
+  });
+
+  it('of a schedule waits for hosts of which nobody can tell what they had', async () => {
+    const log = { warn: () => undefined };
+    const nats = { assertConnected: () => undefined, log } as unknown as Nats;
+    const store = { find: async () => undefined, create: async (head: Run) => head } as unknown as RunStore;
+    const lastKnown = () => Promise.reject(new LxstowError('internal', 'no record'));
+    const tools: RunTools = { nats, runs: store, inventoryTimeoutMs: 1, lastKnown };
+    const request = { selector: { instances: ['c1', 'c*'] } };
+    const occasion = { class: 'scheduled' as const, schedule: { name: 's', slot: '', starts_at: run.created_at } };
+    const made = await createRun(tools, request, ['r1'], { trace: traceOf(undefined), occasion });
+    assert.deepEqual(
+      made.away.map(({ remote, planned }) => [remote, planned]),
+      [['r1', false]],
+    );
   });
 
   it('that backs up everything is a Success, whatever was missed before', () => {
