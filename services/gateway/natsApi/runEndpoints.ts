@@ -11,12 +11,20 @@ import type {
   ShownRun,
   WaitRequest,
 } from '../../contract/schemas.ts';
-import { all } from '../../nats/subjects.ts';
 import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../runs/runView.ts';
+import {
+  assertAllOfIt,
+  cancelRun,
+  childPage,
+  chosenRemotes,
+  missingRun,
+  runPage,
+  runTools,
+  visibleRun,
+} from '../runs/runView.ts';
 import { type Endpoint, isIn, longWait, overAfter, type Question, selectorIn, usualWaitSeconds } from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
@@ -33,7 +41,7 @@ export const runEndpoints: Endpoint[] = [
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
       const request = requestIn(parts, question);
-      const remotes = question.address.remote === all ? Object.keys(parts.config.remotes) : [question.address.remote];
+      const remotes = chosenRemotes(request.selector, parts.config);
       return shown(await createRun(runTools(parts), request, remotes, { trace: question.trace }), question);
     },
   },

@@ -1,6 +1,16 @@
 /** What clients can do with runs, for both APIs. */
+import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
-import type { Run, RunChild, RunChildPage, RunPage, ShownRun, ShownRunChild } from '../../contract/schemas.ts';
+import type {
+  Config,
+  Run,
+  RunChild,
+  RunChildPage,
+  RunPage,
+  RunSelector,
+  ShownRun,
+  ShownRunChild,
+} from '../../contract/schemas.ts';
 import type { RunTools } from '../../runs/createRun.ts';
 import { hasEnded, type MaySee, seenPlaces, shownChild, shownRun } from '../../runs/fold.ts';
 import { chunkSize } from '../../runs/plan.ts';
@@ -22,6 +32,12 @@ export function runTools({ nats, runs, config, fleet }: GatewayParts): RunTools 
         });
     },
   };
+}
+
+/** The hosts that a run covers. Throws not-found for a host that is not configured. */
+export function chosenRemotes({ remotes }: RunSelector, config: Config): string[] {
+  const known = Object.keys(config.remotes);
+  return [...new Set(remotes ?? known)].map((remote) => knownRemote(remote, known));
 }
 
 export function missingRun(id: string): LxstowError {
