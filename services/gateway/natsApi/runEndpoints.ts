@@ -14,6 +14,7 @@ import type {
 import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
+import { runCursor } from '../../runs/runStore.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import {
   assertAllOfIt,
@@ -25,7 +26,16 @@ import {
   runTools,
   visibleRun,
 } from '../runs/runView.ts';
-import { type Endpoint, isIn, longWait, overAfter, type Question, selectorIn, usualWaitSeconds } from './endpoint.ts';
+import {
+  type Endpoint,
+  firstFitting,
+  isIn,
+  longWait,
+  overAfter,
+  type Question,
+  selectorIn,
+  usualWaitSeconds,
+} from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
@@ -53,9 +63,12 @@ export const runEndpoints: Endpoint[] = [
       'Lists the runs that have children on this host and in this project, newest first, one page at a time.',
     request: 'run-answers.json#/$defs/runsRequest',
     answer: 'run-answers.json#/$defs/runPage',
-    run: ({ runs }, question) => {
+    async run({ runs }, question) {
       const { limit = usualLimit, after } = question.body as RunsRequest;
-      return runPage(runs, { limit: Math.min(limit, usualLimit), after }, seenFrom(question));
+      const page = await runPage(runs, { limit: Math.min(limit, usualLimit), after }, seenFrom(question));
+      const fitting = firstFitting(page.runs, (run) => run, question.room);
+      const last = fitting.length < page.runs.length ? fitting.at(-1) : undefined;
+      return { ...page, runs: fitting, ...(last && { next: runCursor(last) }) };
     },
   },
   {
@@ -91,7 +104,8 @@ export const runEndpoints: Endpoint[] = [
     answer: 'run-answers.json#/$defs/childPage',
     async run(parts, question) {
       const { state, limit = usualLimit, after } = question.body as RunChildrenRequest;
-      return childPage(parts.runs, await runOf(parts, question), { state, limit, after }, seenFrom(question));
+      const asked = { state, limit, after, room: question.room };
+      return childPage(parts.runs, await runOf(parts, question), asked, seenFrom(question));
     },
   },
   {

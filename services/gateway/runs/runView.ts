@@ -78,31 +78,35 @@ interface ChildrenAsked {
   state?: RunChild['state'] | undefined;
   limit: number;
   after?: string | undefined;
+  /** Most bytes of the page. */
+  room?: number;
 }
 
 /** A page of a run's children that the client may see, in the order of the plan. Throws bad-request for a cursor of another list. */
 export async function childPage(
   runs: RunStore,
   run: Run,
-  { state, limit, after }: ChildrenAsked,
+  { state, limit, after, room = Number.POSITIVE_INFINITY }: ChildrenAsked,
   may: MaySee,
 ): Promise<RunChildPage> {
   const from = after === undefined ? 0 : Number(/^\d{1,7}$/.exec(after)?.[0]) + 1;
   if (Number.isNaN(from))
     throw new LxstowError('bad-request', `after: ${JSON.stringify(after)} is not a cursor of this list`);
-  const found: RunChild[] = [];
-  let last = 0;
+  const found: ShownRunChild[] = [];
+  let [last, bytes] = [0, 0];
   for (let index = Math.floor(from / chunkSize); index < run.chunks; index++) {
     const { children } = await runs.chunk(run, index);
     for (const [at, child] of children.entries()) {
       const place = index * chunkSize + at;
       if (place < from || (state !== undefined && child.state !== state) || !may(child.remote, child.project)) continue;
-      if (found.length === limit) return { children: found.map((each) => shownChild(run, each)), next: String(last) };
-      found.push(child);
+      const shown = shownChild(run, child);
+      bytes += Buffer.byteLength(JSON.stringify(shown)) + 1;
+      if (found.length === limit || (bytes > room && found.length > 0)) return { children: found, next: String(last) };
+      found.push(shown);
       last = place;
     }
   }
-  return { children: found.map((each) => shownChild(run, each)) };
+  return { children: found };
 }
 
 /** All requested children of a run that the client may see, a chunk at a time. */
