@@ -59,7 +59,7 @@ function whyNotMadeUp(
   window: string | undefined,
   now: Date,
 ): string | undefined {
-  const missed = `missed ${slot.wall}: no gateway was at work then`;
+  const missed = `missed ${slot.wall}: its run could not be started in time`;
   if (catch_up === 'never') return `${missed}, and catch_up is never`;
   if (window && Date.parse(window) <= now.getTime()) return `${missed}, and the window ${text} is over`;
   return undefined;

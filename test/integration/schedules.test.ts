@@ -107,10 +107,10 @@ describe('schedules', { timeout: 600_000 }, () => {
       assert.deepEqual([run.status, run.counts.total], ['Failure', 0]);
       assert.match(
         run.failures[0]?.reason ?? '',
-        /^missed \S+T00:00: no gateway was at work then, and catch_up is never$/,
+        /^missed \S+T00:00: its run could not be started in time, and catch_up is never$/,
       );
       const [pinged] = await world.receiver.until(`/ping/never/fail?rid=${run.id}`);
-      assert.match(pinged?.body ?? '', /missed \S+T00:00: no gateway was at work then/);
+      assert.match(pinged?.body ?? '', /missed \S+T00:00: its run could not be started in time/);
       const told = async () => world.receiver.received.find(({ notice }) => notice.operation === run.id)?.notice;
       const notice = await until(told, (found) => found !== undefined);
       assert.deepEqual([notice?.opType, notice?.state], ['run', 'failed']);

@@ -199,6 +199,19 @@ describe('the next step with a schedule', () => {
     assert.equal(of.jitter_seconds, 5400);
   });
 
+  it('of a time that nothing makes up for says what is known: it could not be started', () => {
+    const now = new Date('2026-11-28T12:00:00Z');
+    for (const [definition, reason] of [
+      [{ ...nightly, catch_up: 'never' as const }, 'catch_up is never'],
+      [nightly, 'the window 01:00-04:30 is over'],
+    ] as const) {
+      const step = nextStep(schedule(definition, '2026-11-27T12:00:00Z'), now);
+      assert.ok(step.is === 'run');
+      const said = `missed 2026-11-28T01:00: its run could not be started in time, and ${reason}`;
+      assert.equal(step.occasion.missed, said);
+    }
+  });
+
   it('is a wait while it is paused, whatever was due, and none when that ends', () => {
     const paused = { since: '2026-11-20T00:00:00Z' };
     const long = schedule(nightly, '2026-11-01T00:00:00Z');
