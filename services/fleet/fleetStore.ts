@@ -1,21 +1,14 @@
 /** The records of all instances in their bucket. Each change is a compare-and-set. */
 import { isDeepStrictEqual } from 'node:util';
 import type { Address, InstanceRecord } from '../contract/schemas.ts';
-import { Bucket, parseRecord } from '../nats/bucket/bucket.ts';
+import { Bucket } from '../nats/bucket/bucket.ts';
 import { scan } from '../nats/bucket/scan.ts';
 import { instanceKey, inventoryKey, parseInstanceKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import { instancesBucket } from '../nats/streams.ts';
+import { type Inventory, readInventory, readRecord } from './storedRecord.ts';
 
 const stream = `KV_${instancesBucket}`;
-
-/** The last inventory of a remote. */
-export interface Inventory {
-  /** When it was taken. */
-  at: string;
-  /** When the records were last compared with the bucket in S3; absent: never. */
-  compared?: string;
-}
 
 /** A record and its revision; the revision is 0 if there never was a record. */
 export interface ReadRecord {
@@ -56,10 +49,10 @@ export class FleetStore {
     }
   }
 
-  /** The record of an instance; {} if there is none. */
+  /** The record of an instance; {} if there is none, or its value is none: the next change replaces it. */
   async read(address: Address): Promise<ReadRecord> {
     const { entry, revision } = await this.#bucket.get(instanceKey(address));
-    return { record: entry ? parseRecord<InstanceRecord>(entry.value) : {}, revision };
+    return { record: (entry && readRecord(entry.value)) ?? {}, revision };
   }
 
   /** Writes the record over this revision; false if it is no longer the last. */
@@ -78,7 +71,7 @@ export class FleetStore {
     const see = (key: string, revision: number, value: Uint8Array | undefined) => {
       const address = parseInstanceKey(key);
       if (!address || value === undefined) found.delete(key);
-      else found.set(key, { address, revision, record: parseRecord<InstanceRecord>(value) });
+      else found.set(key, { address, revision, record: readRecord(value) ?? {} });
     };
     await scan(this.#nats, instancesBucket, see, { keys: `${remote}.*.*` });
     return found;
@@ -87,7 +80,7 @@ export class FleetStore {
   /** The last inventory of a remote, and its revision; 0 if there was none. */
   async inventory(remote: string): Promise<{ inventory: Inventory | undefined; revision: number }> {
     const { entry, revision } = await this.#bucket.get(inventoryKey(remote));
-    return { inventory: entry && parseRecord<Inventory>(entry.value), revision };
+    return { inventory: entry && readInventory(entry.value), revision };
   }
 
   /** Records an inventory; returns the revision, undefined if another worker recorded one first. */
@@ -161,14 +154,17 @@ export class FleetView {
     this.#next = revision + 1;
     const address = parseInstanceKey(key);
     if (!address) {
-      if (value !== undefined) this.#inventories.set(key.split('.')[0] ?? '', parseRecord<Inventory>(value));
+      const inventory = value && readInventory(value);
+      if (inventory) this.#inventories.set(key.split('.')[0] ?? '', inventory);
       return;
     }
+    const record = value && readRecord(value);
+    if (value && !record) this.#nats.log.error('the record of an instance cannot be read', { ...address });
     const known = this.#known.get(key);
-    if (value !== undefined && known) known.record = parseRecord<InstanceRecord>(value);
-    else if (value !== undefined) {
+    if (record && known) known.record = record;
+    else if (record) {
       const cursor = `${address.remote}/${address.project}/${address.instance}`;
-      this.#known.set(key, { address, cursor, record: parseRecord<InstanceRecord>(value) });
+      this.#known.set(key, { address, cursor, record });
       this.#sorted = undefined;
     } else if (this.#known.delete(key)) this.#sorted = undefined;
   }

@@ -18,6 +18,8 @@ interface DeliverOptions {
   config: Config['notify'];
   metrics: Pick<GatewayMetrics, 'notices'>;
   log: Log;
+  /** Whether a run has ended. */
+  hasEnded(run: string): Promise<boolean>;
   /** Aborts when this process must take no more notices. */
   stop: AbortSignal;
   /** Aborts when notices that are being delivered must go back to the queue. */
@@ -109,6 +111,9 @@ export class Deliverer {
     try {
       using _ofHost = await host.slots.take(waiting);
       using _slot = await this.#slots.take(waiting);
+      // Behind the ping of the end, the service would take it for the start of another run, which never ends.
+      if (notice.ping?.what === 'start' && (await this.#options.hasEnded(notice.operation)))
+        return message.term('the run has ended');
       answer = await this.#post(notice);
     } catch (error) {
       if (handingBack.aborted || stop.aborted) return message.nak();

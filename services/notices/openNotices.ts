@@ -3,6 +3,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
 import { changesConsumer, noticesConsumer, noticesStream, operationsBucket, runsBucket } from '../nats/streams.ts';
+import { hasEnded } from '../runs/fold.ts';
+import type { RunStore } from '../runs/runStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import { announceEnds } from './announce.ts';
@@ -12,6 +14,7 @@ const goingBackMs = 1000;
 
 interface NoticesOptions {
   nats: Nats;
+  runs: Pick<RunStore, 'find'>;
   config: Config['notify'];
   metrics: GatewayMetrics;
   log: Log;
@@ -25,7 +28,7 @@ interface Notices {
 }
 
 /** Starts. Throws nats-unfit when `lxstow setup` has not made the consumers, and bad-config when `notify.ca` cannot be read. */
-export async function openNotices({ nats, config, metrics, log, stop }: NoticesOptions): Promise<Notices> {
+export async function openNotices({ nats, runs, config, metrics, log, stop }: NoticesOptions): Promise<Notices> {
   const handingBack = new AbortController();
   const [changes, runChanges, queued] = await nats.ask('looking for the queue of notices', () =>
     Promise.all([
@@ -39,6 +42,10 @@ export async function openNotices({ nats, config, metrics, log, stop }: NoticesO
   const deliverer = new Deliverer({
     ...{ nats, consumer: queued, config, metrics, log, stop },
     handingBack: handingBack.signal,
+    hasEnded: async (id) => {
+      const found = await runs.find(id);
+      return !found || hasEnded(found.run);
+    },
   });
   const running = Promise.all([
     announceEnds({ nats, consumer: changes, of: 'operations', config, log, stop }),

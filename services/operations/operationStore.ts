@@ -4,6 +4,7 @@ import type { Operation, OperationMetadata } from '../contract/schemas.ts';
 import { Bucket, parseRecord } from '../nats/bucket/bucket.ts';
 import { Feed, type Followed } from '../nats/bucket/feed.ts';
 import { type ScanOptions, scan } from '../nats/bucket/scan.ts';
+import { has, isObject, isText, validRecord } from '../nats/bucket/validRecord.ts';
 import { watchBucket } from '../nats/bucket/watchBucket.ts';
 import { operationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
@@ -20,6 +21,12 @@ export interface Stored {
 
 /** Operations that are read at a time. */
 const batchLength = 1000;
+
+/** What lists of operations rely on. */
+const isOperation = has({
+  ...{ id: isText, kind: isText, remote: isText, project: isText, instance: isText, status: isText },
+  ...{ created_at: isText, updated_at: isText, metadata: isObject },
+});
 
 export class OperationStore {
   readonly #nats: Nats;
@@ -148,15 +155,10 @@ export class OperationStore {
 
   /** Undefined for a record that is not valid: it must not hide the others. */
   #readOperation(key: string, data: Uint8Array): Operation | undefined {
-    try {
-      return parseRecord<Operation>(data);
-    } catch (error) {
-      this.#nats.log.error('a record of an operation cannot be read', {
-        subject: `$KV.${operationsBucket}.${key}`,
-        error,
-      });
-      return undefined;
-    }
+    const operation = validRecord<Operation>(data, isOperation);
+    const subject = `$KV.${operationsBucket}.${key}`;
+    if (!operation) this.#nats.log.error('a record of an operation cannot be read', { subject });
+    return operation;
   }
 
   /**

@@ -4,7 +4,7 @@
  */
 import { Temporal } from 'temporal-polyfill';
 import { faultsOf, type InstanceKeep, type KeepRule } from '../contract/schemas.ts';
-import { type Candidate, checkRule, durationOf, judge, type Verdict } from './keep.ts';
+import { type Candidate, checkRule, durationOf, judge, newestOf, type Verdict } from './keep.ts';
 
 const prefix = 'user.lxstow.';
 const counts = ['last', 'hourly', 'daily', 'weekly', 'monthly', 'yearly'] as const;
@@ -46,12 +46,17 @@ function optionOf(name: string, text: string): [field: string, value: unknown] {
   return [field, text === 'unlimited' ? -1 : /^-?\d+$/.test(text) ? Number(text) : text];
 }
 
-/** The rule for an instance with these keys: for each option, the one that keeps more. With `instance_keys: replace`, the instance's options replace the rule's. */
-export function ruleFor(rule: KeepRule, keys: InstanceKeep | undefined): KeepRule {
+const commonYear = Temporal.ZonedDateTime.from('2025-12-31T00:00[UTC]');
+
+/**
+ * The rule for an instance with these keys: for each option, the one that keeps more. With `instance_keys: replace`, the instance's options replace the rule's.
+ * `newest`: the time that `keep_within` counts back from. It decides which of `1m` and `30d` is longer.
+ */
+export function ruleFor(rule: KeepRule, keys: InstanceKeep | undefined, newest = commonYear): KeepRule {
   const { instance_keys: how = 'lengthen' } = rule;
   if (!keys || how === 'ignore') return rule;
   const { keep } = readKeys(keys);
-  const merged = how === 'replace' ? { ...rule, ...keep } : longer(rule, keep);
+  const merged = how === 'replace' ? { ...rule, ...keep } : longer(rule, keep, newest);
   try {
     checkRule(merged);
     return merged;
@@ -61,22 +66,17 @@ export function ruleFor(rule: KeepRule, keys: InstanceKeep | undefined): KeepRul
   }
 }
 
-function longer(rule: KeepRule, keep: KeepRule): KeepRule {
+function longer(rule: KeepRule, keep: KeepRule, newest: Temporal.ZonedDateTime): KeepRule {
   const longest = { ...rule };
   for (const name of counts) {
     const [own = 0, wanted = 0] = [rule[`keep_${name}`], keep[`keep_${name}`]];
     if (wanted !== 0 && own >= 0 && (wanted < 0 || wanted > own)) longest[`keep_${name}`] = wanted;
   }
   const { keep_within, keep_tags } = keep;
-  if (keep_within !== undefined && isLonger(keep_within, rule.keep_within)) longest.keep_within = keep_within;
+  const [own, wanted] = [rule.keep_within, keep_within].map((text) => newest.subtract(durationOf(text)));
+  if (own && wanted && Temporal.ZonedDateTime.compare(wanted, own) < 0) longest.keep_within = keep_within;
   if (keep_tags) longest.keep_tags = [...new Set([...(rule.keep_tags ?? []), ...keep_tags])];
   return longest;
-}
-
-/** Whether one duration is longer than another, in a calendar without leap years. */
-function isLonger(one: string, other: string | undefined): boolean {
-  const relativeTo = Temporal.PlainDate.from('2025-01-01');
-  return Temporal.Duration.compare(durationOf(one), durationOf(other), { relativeTo }) > 0;
 }
 
 /** Like `judge`, with the rule for this instance. A reason that the rule alone would not give names the instance's key. */
@@ -86,7 +86,7 @@ export function judgeFor<C extends Candidate>(
   keys: InstanceKeep | undefined,
   now: Date,
 ): Verdict<C>[] {
-  const meant = ruleFor(rule, keys);
+  const meant = ruleFor(rule, keys, newestOf(backups, rule, now));
   if (!keys || meant === rule) return judge(backups, rule, now);
   const alone = new Map(judge(backups, rule, now).map(({ backup, reasons }) => [backup, new Set(reasons)]));
   return judge(backups, meant, now).map(({ backup, action, reasons }) => ({

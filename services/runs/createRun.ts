@@ -73,7 +73,13 @@ export async function createRun(
   const now = new Date().toISOString();
   // If every named instance was found, hosts that did not answer do not matter.
   const waited = areAllFound(selector, answered) ? [] : [...silent];
-  const known = waited.length > 0 ? await lastKnown(waited.map(([remote]) => remote)) : [];
+  const unread = (error: unknown): KnownInstance[] => {
+    // A schedule waits for these hosts even if nobody can tell what they had.
+    if (!occasion) throw error;
+    nats.log.warn('hosts do not answer, and their records cannot be read', { error });
+    return [];
+  };
+  const known = waited.length > 0 ? await lastKnown(waited.map(([remote]) => remote)).catch(unread) : [];
   const fromRecords = chosenOfKnown(known, selector);
   const away = waited.map(([remote, { message }]) => ({
     ...{ remote, since: now, reason: message, planned: false },

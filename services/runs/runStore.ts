@@ -48,9 +48,10 @@ export class RunStore {
     return undefined;
   }
 
-  async find(id: string): Promise<StoredRun | undefined> {
+  /** `written`: when NATS stored this revision, by NATS's clock. */
+  async find(id: string): Promise<(StoredRun & { written: Date }) | undefined> {
     const { entry } = await this.#bucket.get(runHeadKey(id));
-    return entry && { run: parseRecord<Run>(entry.value), revision: entry.revision };
+    return entry && { run: parseRecord<Run>(entry.value), revision: entry.revision, written: entry.written };
   }
 
   /** Replaces this revision of the head; undefined when it is no longer the last. */

@@ -31,6 +31,14 @@ export function nextStep(schedule: Schedule, now: Date): Step {
   return { is: 'run', slot, missed, nextMs, occasion: occasionOf(schedule, slot, missed, now) };
 }
 
+/**
+ * Whether a slot's run was made before the slot, while the gateway's clock was ahead. `written`: when NATS last stored the run's head, by NATS's clock. If that clock
+ * was ahead too, the run appears to be made in the future.
+ */
+export function wasTooEarly(created: string, written: Date, slot: Slot, now: Date): boolean {
+  return written.getTime() < Date.parse(slot.at) - lateMs || Date.parse(created) > now.getTime() + lateMs;
+}
+
 function occasionOf({ name, definition, last }: Schedule, slot: Slot, missed: number, now: Date): Occasion {
   const isLate = now.getTime() - Date.parse(slot.at) > lateMs;
   const schedule = runScheduleOf(name, definition, slot, isLate ? now.toISOString() : slot.at);
@@ -51,7 +59,7 @@ function whyNotMadeUp(
   window: string | undefined,
   now: Date,
 ): string | undefined {
-  const missed = `missed ${slot.wall}: no gateway was at work then`;
+  const missed = `missed ${slot.wall}: its run could not be started in time`;
   if (catch_up === 'never') return `${missed}, and catch_up is never`;
   if (window && Date.parse(window) <= now.getTime()) return `${missed}, and the window ${text} is over`;
   return undefined;

@@ -15,7 +15,7 @@ import { createRun, type RunTools } from '../runs/createRun.ts';
 import { choiceOf } from '../runs/selector.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { traceOf } from '../telemetry/trace.ts';
-import { nextStep, type Step } from './nextStep.ts';
+import { nextStep, type Step, wasTooEarly } from './nextStep.ts';
 import type { ScheduleStore, StoredSchedule } from './scheduleStore.ts';
 
 interface SchedulerOptions extends RunTools, LeaseTools {
@@ -98,8 +98,10 @@ async function makeRun(
   { name, token, definition, requestor }: Schedule,
   { slot, occasion }: Extract<Step, { is: 'run' }>,
 ): Promise<Run> {
-  const id = scheduledRunId({ name, token }, slot.wall);
-  const known = await options.runs.find(id);
+  const early = await options.runs.find(scheduledRunId({ name, token }, slot.wall));
+  if (early && !wasTooEarly(early.run.created_at, early.written, slot, new Date())) return early.run;
+  const id = scheduledRunId({ name, token }, early ? `${slot.wall}|again` : slot.wall);
+  const known = early && (await options.runs.find(id));
   if (known) return known.run;
   const asker = { ...(requestor && { requestor }), trace: traceOf(undefined), occasion };
   return createRun(options, runRequest(name, definition, id), hostsOf(definition, options.remotes), asker);

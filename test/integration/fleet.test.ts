@@ -9,8 +9,14 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
+import { loadConfig } from '../../services/contract/config.ts';
 import type { InstanceStatus } from '../../services/contract/schemas.ts';
+import { FleetView } from '../../services/fleet/fleetStore.ts';
 import { changeInstance, renameInstance, setState } from '../../services/lxd/instanceChanges.ts';
+import { Bucket } from '../../services/nats/bucket/bucket.ts';
+import { connectNats } from '../../services/nats/connection.ts';
+import { instancesBucket } from '../../services/nats/streams.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { attempt } from '../lab/run.ts';
@@ -171,6 +177,48 @@ describe('the state of each instance', { timeout: 300_000 }, () => {
       ],
       'nothing was left to correct',
     );
+  });
+
+  it('is shown whatever another host has written for a record, and what is no record is made again', async () => {
+    const config = loadConfig({ file: stack.stow.configFile, env: {} });
+    await using nats = await connectNats(
+      config.nats,
+      'fleet-test',
+      createLogger({ level: 'error', format: 'json' }, {}),
+    );
+    const bucket = new Bucket(nats, instancesBucket);
+    const put = async (key: string, value: string) =>
+      assert.ok(await bucket.put(key, value, (await bucket.get(key)).revision));
+    const bad = ['null', '{', '[]', '{"seen":{"at":1}}', '{"seen":{"at":"","schedules":"x"}}', '{"good":{}}'];
+    for (const [index, value] of bad.entries()) await put(`away.default.bad${index}`, value);
+    await put('away.=inventory', '{');
+    await put('away.default.later', '{"seen":{"at":"2026-11-28T03:00:00Z","excluded":true},"proof":1}');
+    try {
+      const seen = (await list()).filter(({ instance }) => /^(bad\d|c1|later)$/.test(instance));
+      assert.deepEqual(
+        seen.map(({ instance, state }) => [instance, state]),
+        [
+          ['later', 'excluded'],
+          ['c1', 'ok'],
+        ],
+      );
+      const prune = { keep: { keep_last: 9 }, dry_run: true };
+      assert.equal((await stack.stow.request('POST', '/1.0/prune', { body: prune })).status, 200);
+      // As a gateway that has just started.
+      const { instances } = await new FleetView(nats).current();
+      assert.ok(instances.some(({ cursor }) => cursor === 'local/default/c1'));
+      const counted = await metric('lxstow_instances');
+      assert.ok(counted.includes('lxstow_instances{remote="away",state="excluded"} 1'));
+
+      for (const value of ['{', 'null']) {
+        await put('local.default.c1', value);
+        await becomes('c1', 'never');
+        await attempt(process.execPath, [cli, '-c', stack.stow.configFile, 'rebuild']);
+        assert.equal((await of('c1'))?.state, 'ok', value);
+      }
+    } finally {
+      for (const key of await bucket.names('away.>')) await bucket.remove(key, (await bucket.get(key)).revision);
+    }
   });
 
   it('comes in pages, by HTTP and over NATS, and as paths', async () => {

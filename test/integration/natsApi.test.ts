@@ -5,11 +5,16 @@ import { after, before, describe, it } from 'node:test';
 import { jetstream } from '@nats-io/jetstream';
 import { type ServiceInfo, type ServiceStats, Svcm } from '@nats-io/services';
 import type { Msg } from '@nats-io/transport-node';
+import { loadConfig } from '../../services/contract/config.ts';
 import { faultsOf, type SchemaName } from '../../services/contract/schemas.ts';
 import { endpoints } from '../../services/gateway/natsApi/endpoints.ts';
 import { operationKey } from '../../services/nats/bucketKeys.ts';
+import { connectNats } from '../../services/nats/connection.ts';
 import { apiSubject } from '../../services/nats/subjects.ts';
 import { newOperation } from '../../services/operations/operation.ts';
+import { tally } from '../../services/runs/fold.ts';
+import { RunStore } from '../../services/runs/runStore.ts';
+import { createLogger } from '../../services/telemetry/logger.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { type LabNatsWithRoles, type NatsUser, startNatsWithRoles } from '../lab/nats.ts';
 import { openStack, type Stack, until } from './stack.ts';
@@ -176,6 +181,63 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
         .sort(),
       ids.sort(),
     );
+  });
+
+  it('a list of runs or of their children fits a message, however long its reasons are', async () => {
+    const config = loadConfig({ file: stack.stow.configFile, env: nats.environment('gateway') });
+    await using own = await connectNats(
+      config.nats,
+      'natsapi-test',
+      createLogger({ level: 'error', format: 'json' }, {}),
+    );
+    const runs = new RunStore(own, 1);
+    const project = 'p'.repeat(63);
+    const long = { backup: 'b'.repeat(128), reason: '鴨'.repeat(200), error_code: 'attempts-exhausted' };
+    const at = new Date().toISOString();
+    const times = { created_at: at, updated_at: at, ended_at: at };
+    const failed = (count: number, state = 'failure' as const) =>
+      Array.from({ length: count }, (_, index) => ({
+        ...{ remote: 'other', project, instance: `${'i'.repeat(59)}${1000 + index}`, state, by: randomUUID(), ...long },
+      }));
+    const make = async (count: number) => {
+      const children = failed(count);
+      const request = { selector: { all: true } };
+      const failures = children.slice(0, 50).map(({ state: _, by: __, backup: ___, ...failure }) => failure);
+      const head = { id: randomUUID(), status: 'Failure' as const, class: 'hand' as const, ...times, request };
+      const rest = { places: tally(children), away: [], failures, excluded: 0 };
+      return (await runs.create({ ...head, ...rest }, children))?.id ?? '';
+    };
+    const ids = [await make(1500)];
+    for (let i = 0; i < 70; i++) ids.push(await make(50));
+    const listed = await pages(`runs.list.other.${project}`, 'runs', {}, admin);
+    assert.ok(listed.length > 1);
+    assert.deepEqual(
+      listed
+        .flat()
+        .map(({ id }) => id)
+        .sort(),
+      ids.sort(),
+    );
+    const id = listed.flat().find(({ counts }) => counts.total === 1500).id;
+    const children = await pages(`runs.children.other.${project}`, 'children', { id, limit: 1000 }, admin);
+    assert.ok((children[0]?.length ?? 0) < 1000);
+    assert.deepEqual(
+      children.flat().map(({ instance }) => instance),
+      failed(1500).map(({ instance }) => instance),
+    );
+  });
+
+  it('lists operations whatever else is in their bucket', async () => {
+    const id = await waiting();
+    for (const bad of ['null', '{', '{}', '[]', JSON.stringify({ id, remote: 'other', project: 'default' })])
+      await jetstream(admin).publish(`$KV.lxstow_operations.${operationKey('other', randomUUID())}`, bad);
+    const listed = (await pages('operations.list.other.default', 'operations', {}, admin)).flat();
+    assert.equal(listed.filter((each) => each.id === id).length, 1);
+    for (const path of ['?recursion=1', '?recursion=1&limit=1']) {
+      const { status, body } = await stack.stow.request('GET', `/1.0/operations${path}`);
+      assert.equal(status, 200);
+      assert.ok(body.metadata.pending.length > 0);
+    }
   });
 
   const id = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';

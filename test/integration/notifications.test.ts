@@ -292,6 +292,16 @@ describe('notifications', { timeout: 600_000 }, () => {
       assert.equal(again?.headers['webhook-signature'], undefined);
     });
 
+    it('tell it of no start behind the end', async () => {
+      const [{ path, notifyEndpoint: url }, id] = [newHook(), randomUUID()];
+      receiver.answers(`${path}/start?rid=${id}`, says(503, { 'retry-after': '10' }));
+      await begin(url, ['c1'], id);
+      await receiver.until(`${path}?rid=${id}`);
+      await nothingLeft();
+      const paths = receiver.received.map((each) => each.path);
+      assert.ok(paths.lastIndexOf(`${path}/start?rid=${id}`) < paths.indexOf(`${path}?rid=${id}`));
+    });
+
     it('tell it that one failed, and why', async () => {
       const [{ path, notifyEndpoint: url }, id] = [newHook(), randomUUID()];
       await begin(url, ['c1', 'c0'], id);

@@ -423,6 +423,11 @@ describe('runs', { timeout: 600_000 }, () => {
       const again = await ask('retry.local.default', { id: await failedRun({ keep: { keep_last: 1 } }) });
       assert.deepEqual([again.counts.total, again.options], [1, {}], 'a run over NATS deletes nothing');
       await ended(again.id);
+      const unknown = await ask('create.=all.=all', { selector: { all: true, remotes: ['mars'] } });
+      assert.deepEqual([unknown.code, unknown.id], ['not-found', undefined]);
+      const named = await ask('create.=all.=all', { selector: { instances: ['a1*'], remotes: ['local'] } });
+      assert.deepEqual([named.counts.total, named.away], [1, []], 'a host that was not named is not waited for');
+      await ended(named.id);
       const backups = await nats.request('lxstow.api.backups.list.=all.default', '{}');
       assert.equal(backups.json<{ code: string }>().code, 'bad-request');
     } finally {

@@ -110,10 +110,10 @@ describe('schedules', { timeout: 600_000 }, () => {
       assert.deepEqual([run.status, run.counts.total], ['Failure', 0]);
       assert.match(
         run.failures[0]?.reason ?? '',
-        /^missed \S+T00:00: no gateway was at work then, and catch_up is never$/,
+        /^missed \S+T00:00: its run could not be started in time, and catch_up is never$/,
       );
       const [pinged] = await world.receiver.until(`/ping/never/fail?rid=${run.id}`);
-      assert.match(pinged?.body ?? '', /missed \S+T00:00: no gateway was at work then/);
+      assert.match(pinged?.body ?? '', /missed \S+T00:00: its run could not be started in time/);
       const told = async () => world.receiver.received.find(({ notice }) => notice.operation === run.id)?.notice;
       const notice = await until(told, (found) => found !== undefined);
       assert.deepEqual([notice?.opType, notice?.state], ['run', 'failed']);
@@ -193,6 +193,30 @@ describe('schedules', { timeout: 600_000 }, () => {
       );
       assert.equal((await world.show('ahead')).last, undefined);
       await world.ask('DELETE', '/ahead');
+    });
+
+    it('run at their time, though a clock that was ahead had it before', async () => {
+      await world.create('early', { cron: '@daily', selector: { instances: ['s2'] } });
+      const { schedule } = (await world.schedules.find('early')) ?? {};
+      const slot = `${new Date().toISOString().slice(0, 10)}T00:00`;
+      const id = scheduledRunId(schedule as Schedule, slot);
+      const tomorrow = new Date(Date.now() + dayMs).toISOString();
+      const times = { created_at: tomorrow, updated_at: tomorrow, ended_at: tomorrow };
+      const head = { id, status: 'Success' as const, class: 'scheduled' as const, ...times };
+      const rest = { request: { selector: { schedule: 'early' } }, places: {}, away: [], failures: [], excluded: 0 };
+      assert.ok(await new RunStore(world.nats, 1).create({ ...head, ...rest }, []));
+      await world.turnBack('early', dayMs);
+      const run = await world.ended('early');
+      assert.notEqual(run.id, id);
+      assert.deepEqual([run.schedule?.slot, run.status, run.counts.success], [slot, 'Success', 1]);
+      // And once only.
+      await world.turnBack('early', dayMs);
+      const { last } = await until(
+        () => world.show('early'),
+        (shown) => shown.since === shown.last?.at,
+      );
+      assert.equal(last?.run, run.id);
+      await world.ask('DELETE', '/early');
     });
   });
 

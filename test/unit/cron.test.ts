@@ -7,7 +7,7 @@ import type { Schedule, ScheduleBody } from '../../services/contract/schemas.ts'
 import { checkSchedule } from '../../services/gateway/runs/scheduleView.ts';
 import { type Candidate, judge } from '../../services/retention/keep.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
-import { nextStep } from '../../services/schedules/nextStep.ts';
+import { nextStep, wasTooEarly } from '../../services/schedules/nextStep.ts';
 import { scheduledRunId } from '../../services/schedules/scheduler.ts';
 import { dueNext, dueSlot, windowEnd } from '../../services/schedules/slots.ts';
 
@@ -199,6 +199,19 @@ describe('the next step with a schedule', () => {
     assert.equal(of.jitter_seconds, 5400);
   });
 
+  it('of a time that nothing makes up for says what is known: it could not be started', () => {
+    const now = new Date('2026-11-28T12:00:00Z');
+    for (const [definition, reason] of [
+      [{ ...nightly, catch_up: 'never' as const }, 'catch_up is never'],
+      [nightly, 'the window 01:00-04:30 is over'],
+    ] as const) {
+      const step = nextStep(schedule(definition, '2026-11-27T12:00:00Z'), now);
+      assert.ok(step.is === 'run');
+      const said = `missed 2026-11-28T01:00: its run could not be started in time, and ${reason}`;
+      assert.equal(step.occasion.missed, said);
+    }
+  });
+
   it('is a wait while it is paused, whatever was due, and none when that ends', () => {
     const paused = { since: '2026-11-20T00:00:00Z' };
     const long = schedule(nightly, '2026-11-01T00:00:00Z');
@@ -222,6 +235,20 @@ describe('the next step with a schedule', () => {
     assert.ok(step.is === 'change');
     assert.equal(step.to.since, edited);
     assert.deepEqual(nextStep(step.to, new Date(now)), { is: 'wait', untilMs: Date.parse('2026-11-28T01:01:00Z') });
+  });
+
+  it('makes a run again only if it was made before its time, by a clock that was ahead', () => {
+    const slot = { wall: '2026-11-30T03:00', at: '2026-11-30T02:00:00.000Z' };
+    const at = (text: string) => new Date(text);
+    const [due, dayBefore, tomorrow] = [at('2026-11-30T02:00:01Z'), at('2026-11-29T11:10:00Z'), '2026-11-30T11:00:00Z'];
+    assert.ok(wasTooEarly(tomorrow, dayBefore, slot, due), "NATS's clock was right");
+    assert.ok(wasTooEarly(tomorrow, at('2026-11-30T11:10:00Z'), slot, due), "NATS's clock was ahead too");
+    assert.ok(wasTooEarly(slot.at, dayBefore, slot, due), 'the clock was ahead until the time came');
+    assert.ok(
+      !wasTooEarly('2026-11-30T02:00:02.000Z', at('2026-11-30T01:59:00Z'), slot, due),
+      'clocks differ a little',
+    );
+    assert.ok(!wasTooEarly('2026-11-30T05:00:00.000Z', at('2026-11-30T05:00:00Z'), slot, at('2026-11-30T09:00:00Z')));
   });
 
   it('is as it is shown, whichever offsets its times have', () => {

@@ -272,6 +272,7 @@ describe('notices to one host', { timeout: 60_000 }, () => {
       log: createLogger({ level: 'error', format: 'json' }, {}),
       stop: stop.signal,
       handingBack: stop.signal,
+      hasEnded: async () => false,
     });
     const running = deliverer.run();
     void receiver.until('/x', 100).then(() => {

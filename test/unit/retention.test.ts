@@ -304,6 +304,16 @@ describe("an instance's own keys", () => {
     );
     assert.deepEqual(ruleOf(rule, { 'keep-daily': '7', 'keep-weekly': '5', 'keep-within': '1m' }), rule);
     assert.equal(ruleOf(rule, { 'keep-daily': 'unlimited' }).keep_daily, -1);
+    // In the middle of March, a month is 28 days.
+    const march = at('2026-02-13', '2026-02-14', '2026-02-16', '2026-03-15');
+    for (const [own, key] of [
+      ['30d', '1m'],
+      ['1m', '30d'],
+    ])
+      assert.deepEqual(
+        judgeFor(march, { keep_within: own }, { 'keep-within': key }, late).map(({ action }) => action),
+        ['delete', 'keep', 'keep', 'keep'],
+      );
   });
 
   it('replace options where the rule says so, and never leave nothing', () => {
@@ -339,20 +349,27 @@ describe("an instance's own keys", () => {
   });
 
   it('delete nothing that the rule keeps, whatever somebody writes into them', () => {
+    const spans = ['1d', '28d', '30d', '1m', '59d', '60d', '2m', '365d', '12m', '1y'];
     const value = fc.oneof(
       fc.integer({ min: -9, max: 99 }).map(String),
-      fc.constantFrom('unlimited', '1h', '1y', 'a', '', '0'),
+      fc.constantFrom('unlimited', '1h', 'a', '', '0', ...spans),
     );
     const names = ['last', 'hourly', 'daily', 'weekly', 'monthly', 'yearly', 'within', 'tag'];
-    const keys = fc.dictionary(fc.constantFrom(...names.map((name) => `keep-${name}`)), value);
+    const some = fc.dictionary(fc.constantFrom(...names.map((name) => `keep-${name}`)), value);
+    const keys = fc.tuple(some, fc.constantFrom(...spans)).map(([some, span]) => ({ 'keep-within': span, ...some }));
     const rule = fc.record({
       keep_daily: fc.integer({ min: 1, max: 9 }),
       keep_monthly: fc.integer({ min: -1, max: 4 }),
+      keep_within: fc.constantFrom(...spans),
+      instance_keys: fc.constantFrom('lengthen', 'ignore', undefined),
     });
+    const newest = fc.integer({ min: 0, max: 1500 });
     fc.assert(
-      fc.property(keys, rule, fc.constantFrom('lengthen', 'ignore', undefined), (found, by, instance_keys) => {
-        const meant: KeepRule = { ...by, keep_within: '1d', ...(instance_keys && { instance_keys }) };
-        const all = days('2026-01-01', 60, 3);
+      fc.property(keys, rule, newest, (found, { instance_keys, ...by }, day) => {
+        const meant: KeepRule = { ...by, ...(instance_keys && { instance_keys }) };
+        const all = [0, 1, 2, 5, 27, 28, 29, 30, 31, 58, 59, 60, 61, 100, 364, 365, 366].map((age) =>
+          backup(new Date(Date.UTC(2026, 0, 1 + day - age)).toISOString()),
+        );
         const stay = judgeFor(all, meant, instanceKeepOf(config(found)), late);
         const gone = new Set(stay.filter(({ action }) => action === 'delete').map(({ backup }) => backup.created));
         assert.deepEqual(
@@ -360,6 +377,7 @@ describe("an instance's own keys", () => {
           [],
         );
       }),
+      { numRuns: 300 },
     );
   });
 });

@@ -2,9 +2,20 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { type Address, faultsOf, type Operation, type Run, type RunChild } from '../../services/contract/schemas.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import {
+  type Address,
+  faultsOf,
+  type Operation,
+  type Run,
+  type RunChild,
+  type RunSelector,
+} from '../../services/contract/schemas.ts';
+import { assertAllOfIt } from '../../services/gateway/runs/runView.ts';
+import type { Nats } from '../../services/nats/connection.ts';
 import { runNoticeOf } from '../../services/notices/notice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
+import { createRun, type RunTools } from '../../services/runs/createRun.ts';
 import {
   Fleet,
   fewestChildren,
@@ -12,10 +23,21 @@ import {
   type OpenChild,
   type OpenRun,
 } from '../../services/runs/feeder/openRuns.ts';
-import { countsOf, endOf, everything, isOpen, runOperation, shownRun, tally } from '../../services/runs/fold.ts';
+import {
+  countsOf,
+  endOf,
+  everything,
+  isOpen,
+  type MaySee,
+  runOperation,
+  shownRun,
+  tally,
+} from '../../services/runs/fold.ts';
 import { addressKey, childId, chunkSize, chunksOf, dueMs, plan } from '../../services/runs/plan.ts';
 import { markdownOf } from '../../services/runs/report.ts';
+import type { RunStore } from '../../services/runs/runStore.ts';
 import { checkNoSecrets, fitsPattern, select } from '../../services/runs/selector.ts';
+import { traceOf } from '../../services/telemetry/trace.ts';
 
 const names = fc.stringMatching(/^[ab-]{1,6}$/);
 const addresses = fc.array(
@@ -357,6 +379,34 @@ describe('a run', () => {
     assert.deepEqual(seen(['default'])?.selector, { projects: ['default'] });
     assert.doesNotMatch(JSON.stringify(seen(['default'])), /secret|password/);
     assert.deepEqual([seen(['default'])?.excluded, seen(projects)?.excluded], [0, 3]);
+  });
+
+  it('that may still get instances of a host that is away is whole only to who may use all that it may choose', () => {
+    const away = [{ remote: 'r2', since: run.created_at, reason: 'no worker is up', planned: false }];
+    const of = (selector: RunSelector) =>
+      runOf([{ remote: 'r1', project: 'web', instance: 'c2', state: 'pending' }], { away, request: { selector } });
+    const ofWeb: MaySee = (_, project) => project === 'web';
+    assert.throws(() => assertAllOfIt(of({ all: true }), ofWeb), { code: 'forbidden' });
+    assert.throws(() => assertAllOfIt(of({ all: true, projects: ['web', 'db'] }), ofWeb), { code: 'forbidden' });
+    const ofHost: MaySee = (remote) => remote === 'r1';
+    assert.throws(() => assertAllOfIt(of({ all: true, projects: ['web'] }), ofHost), { code: 'forbidden' });
+    assert.doesNotThrow(() => assertAllOfIt(of({ all: true, projects: ['web'] }), ofWeb));
+    assert.doesNotThrow(() => assertAllOfIt(of({ all: true }), everything));
+  });
+
+  it('of a schedule waits for hosts of which nobody can tell what they had', async () => {
+    const log = { warn: () => undefined };
+    const nats = { assertConnected: () => undefined, log } as unknown as Nats;
+    const store = { find: async () => undefined, create: async (head: Run) => head } as unknown as RunStore;
+    const lastKnown = () => Promise.reject(new LxstowError('internal', 'no record'));
+    const tools: RunTools = { nats, runs: store, inventoryTimeoutMs: 1, lastKnown };
+    const request = { selector: { instances: ['c1', 'c*'] } };
+    const occasion = { class: 'scheduled' as const, schedule: { name: 's', slot: '', starts_at: run.created_at } };
+    const made = await createRun(tools, request, ['r1'], { trace: traceOf(undefined), occasion });
+    assert.deepEqual(
+      made.away.map(({ remote, planned }) => [remote, planned]),
+      [['r1', false]],
+    );
   });
 
   it('that backs up everything is a Success, whatever was missed before', () => {

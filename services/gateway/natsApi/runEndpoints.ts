@@ -11,13 +11,31 @@ import type {
   ShownRun,
   WaitRequest,
 } from '../../contract/schemas.ts';
-import { all } from '../../nats/subjects.ts';
 import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
 import { createRun, retryRun } from '../../runs/createRun.ts';
 import { type MaySee, shownRun } from '../../runs/fold.ts';
+import { runCursor } from '../../runs/runStore.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
-import { assertAllOfIt, cancelRun, childPage, missingRun, runPage, runTools, visibleRun } from '../runs/runView.ts';
-import { type Endpoint, isIn, longWait, overAfter, type Question, selectorIn, usualWaitSeconds } from './endpoint.ts';
+import {
+  assertAllOfIt,
+  cancelRun,
+  childPage,
+  chosenRemotes,
+  missingRun,
+  runPage,
+  runTools,
+  visibleRun,
+} from '../runs/runView.ts';
+import {
+  type Endpoint,
+  firstFitting,
+  isIn,
+  longWait,
+  overAfter,
+  type Question,
+  selectorIn,
+  usualWaitSeconds,
+} from './endpoint.ts';
 
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
@@ -33,7 +51,7 @@ export const runEndpoints: Endpoint[] = [
     answer: 'run-answers.json#/$defs/run',
     async run(parts, question) {
       const request = requestIn(parts, question);
-      const remotes = question.address.remote === all ? Object.keys(parts.config.remotes) : [question.address.remote];
+      const remotes = chosenRemotes(request.selector, parts.config);
       return shown(await createRun(runTools(parts), request, remotes, { trace: question.trace }), question);
     },
   },
@@ -45,9 +63,12 @@ export const runEndpoints: Endpoint[] = [
       'Lists the runs that have children on this host and in this project, newest first, one page at a time.',
     request: 'run-answers.json#/$defs/runsRequest',
     answer: 'run-answers.json#/$defs/runPage',
-    run: ({ runs }, question) => {
+    async run({ runs }, question) {
       const { limit = usualLimit, after } = question.body as RunsRequest;
-      return runPage(runs, { limit: Math.min(limit, usualLimit), after }, seenFrom(question));
+      const page = await runPage(runs, { limit: Math.min(limit, usualLimit), after }, seenFrom(question));
+      const fitting = firstFitting(page.runs, (run) => run, question.room);
+      const last = fitting.length < page.runs.length ? fitting.at(-1) : undefined;
+      return { ...page, runs: fitting, ...(last && { next: runCursor(last) }) };
     },
   },
   {
@@ -83,7 +104,8 @@ export const runEndpoints: Endpoint[] = [
     answer: 'run-answers.json#/$defs/childPage',
     async run(parts, question) {
       const { state, limit = usualLimit, after } = question.body as RunChildrenRequest;
-      return childPage(parts.runs, await runOf(parts, question), { state, limit, after }, seenFrom(question));
+      const asked = { state, limit, after, room: question.room };
+      return childPage(parts.runs, await runOf(parts, question), asked, seenFrom(question));
     },
   },
   {

@@ -1,7 +1,6 @@
 /** Routes that list, make, show, cancel and retry runs. */
 import type { Request, Response } from 'express';
 import { checkLock } from '../../backups/protection.ts';
-import { knownRemote } from '../../contract/config.ts';
 import { type CreateRunBody, check, type Run } from '../../contract/schemas.ts';
 import { checkEndpoints } from '../../notices/allowedEndpoints.ts';
 import { checkRule } from '../../retention/keep.ts';
@@ -21,6 +20,7 @@ import {
   cancelRun,
   childBatches,
   childPage,
+  chosenRemotes,
   runBatches,
   runPage,
   runTools,
@@ -61,8 +61,7 @@ async function makeRun(parts: GatewayParts, request: Request, response: Response
   if (body.keep) checkRule(body.keep);
   checkLock(body.object_lock, config.s3);
   checkEndpoints(body, config.notify);
-  const known = Object.keys(config.remotes);
-  const remotes = (body.selector.remotes ?? known).map((remote) => knownRemote(remote, known));
+  const remotes = chosenRemotes(body.selector, config);
   const tags = body.tags ?? tagsOf(request);
   const wanted: CreateRunBody = {
     ...body,
@@ -70,7 +69,7 @@ async function makeRun(parts: GatewayParts, request: Request, response: Response
     ...(Object.keys(tags).length > 0 && { tags }),
     ...endpointOf(request, config.notify, body.notifyEndpoint),
   };
-  accept(request, response, await createRun(runTools(parts), wanted, [...new Set(remotes)], askerOf(request)));
+  accept(request, response, await createRun(runTools(parts), wanted, remotes, askerOf(request)));
 }
 
 async function showRun(parts: GatewayParts, request: Request, response: Response): Promise<void> {

@@ -1,6 +1,16 @@
 /** What clients can do with runs, for both APIs. */
+import { knownRemote } from '../../contract/config.ts';
 import { LxstowError } from '../../contract/errors.ts';
-import type { Run, RunChild, RunChildPage, RunPage, ShownRun, ShownRunChild } from '../../contract/schemas.ts';
+import type {
+  Config,
+  Run,
+  RunChild,
+  RunChildPage,
+  RunPage,
+  RunSelector,
+  ShownRun,
+  ShownRunChild,
+} from '../../contract/schemas.ts';
 import type { RunTools } from '../../runs/createRun.ts';
 import { hasEnded, type MaySee, seenPlaces, shownChild, shownRun } from '../../runs/fold.ts';
 import { chunkSize } from '../../runs/plan.ts';
@@ -22,6 +32,12 @@ export function runTools({ nats, runs, config, fleet }: GatewayParts): RunTools 
         });
     },
   };
+}
+
+/** The hosts that a run covers. Throws not-found for a host that is not configured. */
+export function chosenRemotes({ remotes }: RunSelector, config: Config): string[] {
+  const known = Object.keys(config.remotes);
+  return [...new Set(remotes ?? known)].map((remote) => knownRemote(remote, known));
 }
 
 export function missingRun(id: string): LxstowError {
@@ -62,31 +78,35 @@ interface ChildrenAsked {
   state?: RunChild['state'] | undefined;
   limit: number;
   after?: string | undefined;
+  /** Most bytes of the page. */
+  room?: number;
 }
 
 /** A page of a run's children that the client may see, in the order of the plan. Throws bad-request for a cursor of another list. */
 export async function childPage(
   runs: RunStore,
   run: Run,
-  { state, limit, after }: ChildrenAsked,
+  { state, limit, after, room = Number.POSITIVE_INFINITY }: ChildrenAsked,
   may: MaySee,
 ): Promise<RunChildPage> {
   const from = after === undefined ? 0 : Number(/^\d{1,7}$/.exec(after)?.[0]) + 1;
   if (Number.isNaN(from))
     throw new LxstowError('bad-request', `after: ${JSON.stringify(after)} is not a cursor of this list`);
-  const found: RunChild[] = [];
-  let last = 0;
+  const found: ShownRunChild[] = [];
+  let [last, bytes] = [0, 0];
   for (let index = Math.floor(from / chunkSize); index < run.chunks; index++) {
     const { children } = await runs.chunk(run, index);
     for (const [at, child] of children.entries()) {
       const place = index * chunkSize + at;
       if (place < from || (state !== undefined && child.state !== state) || !may(child.remote, child.project)) continue;
-      if (found.length === limit) return { children: found.map((each) => shownChild(run, each)), next: String(last) };
-      found.push(child);
+      const shown = shownChild(run, child);
+      bytes += Buffer.byteLength(JSON.stringify(shown)) + 1;
+      if (found.length === limit || (bytes > room && found.length > 0)) return { children: found, next: String(last) };
+      found.push(shown);
       last = place;
     }
   }
-  return { children: found.map((each) => shownChild(run, each)) };
+  return { children: found };
 }
 
 /** All requested children of a run that the client may see, a chunk at a time. */
@@ -102,12 +122,14 @@ export async function* childBatches(
       .map((child) => shownChild(run, child));
 }
 
-/** Throws forbidden if a run has children that the client may not touch. */
+/** Throws forbidden if a run has children that the client may not touch, or may get some from a host that it waits for. */
 export function assertAllOfIt(run: Run, may: MaySee): void {
-  if (seenPlaces(run, may).length < Object.keys(run.places).length)
+  const { projects = [''] } = run.request.selector;
+  const mayGet = run.away.some(({ remote, planned }) => !planned && !projects.every((each) => may(remote, each)));
+  if (mayGet || seenPlaces(run, may).length < Object.keys(run.places).length)
     throw new LxstowError(
       'forbidden',
-      `run ${run.id} also has instances of other hosts or projects: only a client that may use all of them can change it`,
+      `run ${run.id} also ${mayGet ? 'may get' : 'has'} instances of other hosts or projects: only a client that may use all of them can change it`,
     );
 }
 
