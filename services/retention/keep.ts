@@ -93,12 +93,10 @@ export function judge<C extends Candidate>(backups: C[], rule: KeepRule, now: Da
 
 /** The time that `keep_within` counts back from; undefined without a backup. */
 export function newestOf(backups: Candidate[], { zone = 'UTC' }: KeepRule, now: Date): Time | undefined {
-  const mostMs = now.getTime() + mostSkewMs;
-  const times = backups.map(({ created }) => Temporal.Instant.from(created).epochMilliseconds);
-  const newest = times.reduce((last, ms) => (ms > mostMs ? last : Math.max(last, ms)), Number.NEGATIVE_INFINITY);
-  return newest === Number.NEGATIVE_INFINITY
-    ? undefined
-    : Temporal.Instant.fromEpochMilliseconds(newest).toZonedDateTimeISO(zone);
+  const times = backups
+    .map(({ created }) => Temporal.Instant.from(created))
+    .filter((at) => !isAhead(at.epochMilliseconds, now));
+  return times.toSorted(Temporal.Instant.compare).at(-1)?.toZonedDateTimeISO(zone);
 }
 
 function protections({ pinned, locked_until }: Candidate, now: Date): string[] {
