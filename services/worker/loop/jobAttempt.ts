@@ -1,7 +1,7 @@
 /** Runs one attempt at a job, and records how it ended, in the operation and on the message. */
 import { addAbortListener } from 'node:events';
 import { jittered } from '../../concurrency/jitter.ts';
-import { asLxstowError, LxstowError } from '../../contract/errors.ts';
+import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import type { JobKind, Operation } from '../../contract/schemas.ts';
 import { bury } from '../../jobs/deadLetters.ts';
 import type { Delivery } from '../../jobs/deliveries.ts';
@@ -64,6 +64,9 @@ export class JobAttempt {
       const failure = await this.#failure();
       if (failure) await this.#endBadly(failure, begun);
       else await this.#endWell();
+    } catch (error) {
+      if (!isCode(error, 'lease-lost')) throw error;
+      log.warn('attempt given up', { error });
     } finally {
       tools.metrics.running.dec({ kind });
       // If NATS is away or its bucket is full, the end of the attempt cannot be written. Give back its lease and permits all the same.
@@ -107,8 +110,7 @@ export class JobAttempt {
     switch (ending.kind) {
       case 'give-up':
         // The message belongs to the next holder of the lease, now or soon, so this worker may write nothing.
-        log.warn('attempt given up', { error });
-        return this.#attempt.release();
+        throw error;
       case 'cancel':
         log.info('job cancelled');
         return this.#endForGood(error, 'cancelled', (current) => cancelled(current, new Date()));
@@ -153,6 +155,8 @@ export class JobAttempt {
     deadLetter = false,
   ): Promise<void> {
     if (!(await this.#undo())) return this.#undoLater(error);
+    // Otherwise the job, its dead letter and the instance's record belong to the next holder of the lease.
+    this.#attempt.assertHeld();
     if (deadLetter) await bury(this.#tools.nats, this.#message, error);
     if (result === 'failure') await this.#noteFailure(error);
     await this.#end(change, result);
@@ -179,6 +183,7 @@ export class JobAttempt {
       await this.#runner.undo?.(this.#job, this.#attempt, tools);
     } catch (thrown) {
       const error = asLxstowError(thrown);
+      if (error.code === 'lease-lost') throw error;
       const { kind } = this.#job;
       if (kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, kind, performance.now())).gate))
         return false;
