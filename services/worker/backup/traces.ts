@@ -27,7 +27,7 @@ export async function undoBackup(job: JobOf<'backup'>, attempt: Attempt, tools: 
  * Removes a manifest whose answer was lost, or that was written while the operation was cancelled. A locked manifest stays in the bucket as an old
  * version, which `lxstow rebuild` would take as a backup that something other than lxstow deleted. So a manifest without the lock is written over it first.
  */
-async function removeOwnManifest(address: BackupAddress, attempt: Attempt, tools: Tools): Promise<void> {
+export async function removeOwnManifest(address: BackupAddress, attempt: Attempt, tools: Tools): Promise<void> {
   const { store, config, keeper } = tools;
   const key = manifestKey(config.s3.prefix, address);
   try {
@@ -50,7 +50,11 @@ async function removeOwnManifest(address: BackupAddress, attempt: Attempt, tools
 }
 
 /** Runs a step at the store that a cancel must not interrupt. It ends after 30 s, with s3-unavailable, or when the lease is lost: the next owner may do the same. */
-async function inTime<T>(attempt: Attempt, { config }: Tools, step: (signal: AbortSignal) => Promise<T>): Promise<T> {
+export async function inTime<T>(
+  attempt: Attempt,
+  { config }: Tools,
+  step: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
   const late = cleanupSignal();
   try {
     return await step(AbortSignal.any([late, attempt.leaseLost]));
