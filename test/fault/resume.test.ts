@@ -294,6 +294,20 @@ describe('a manifest whose request arrives, but is not answered', { timeout: 600
     await assertBackedUp(answer);
     assert.doesNotMatch(linesOf(await second.log(), answer), /another follows/);
   });
+
+  it('is recognised by the last attempt, which succeeds also if it cannot clean up', async () => {
+    const { answer } = await (async () => {
+      await using first = await unanswered();
+      await first.worker.kill('SIGKILL');
+      return first;
+    })();
+    await using server = await scriptedS3(stack.s3.endpoint);
+    server.refuse(/manifest\.json/, Number.POSITIVE_INFINITY, 'HEAD');
+    const s3 = { endpoint: server.endpoint, attempts: 2 };
+    await using second = await startWiredWorker(stack, { s3, worker: { attempts: 2 } });
+    await assertBackedUp(answer);
+    await says(second, answer, '"left behind"');
+  });
 });
 
 /** As S3 writes it: base64 of four bytes, the highest first. */

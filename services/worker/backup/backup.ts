@@ -29,7 +29,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   );
   // For a name that is made from the operation's time, the store shows at the end whether the name is free.
   if (!isFree) {
-    if (await isDone(address, attempt, tools)) return removeTraces(job, attempt, tools);
+    if (await isDone(address, attempt, tools)) return unlessFailed(removeTraces(job, attempt, tools), attempt);
     await assertNoLeftoverArchive(address, attempt, tools);
   }
 
@@ -57,7 +57,12 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     throw error;
   }
   await tidy(start.lxdBackup, undefined, attempt, tools);
-  await checkpoint.remove();
+  await unlessFailed(checkpoint.remove(), attempt);
+}
+
+/** Waits for a cleanup. If it fails, the backup is complete all the same, and an attempt that failed might undo it; the janitor removes what is left. */
+async function unlessFailed(cleanup: Promise<void>, attempt: Attempt): Promise<void> {
+  await cleanup.catch((error) => attempt.log.error('left behind', { backup: attempt.operation.backup, error }));
 }
 
 function describe(
