@@ -308,6 +308,29 @@ describe('a manifest whose request arrives, but is not answered', { timeout: 600
     await assertBackedUp(answer);
     await says(second, answer, '"left behind"');
   });
+
+  it('is removed when its operation is cancelled while S3 is away; not before has the operation ended', async () => {
+    await using first = await unanswered();
+    const { worker, s3, answer } = first;
+    await s3.refuse();
+    await until(
+      () => operationOf(stack, answer),
+      ({ metadata }) => metadata.waiting_for?.startsWith('S3, away') === true,
+    );
+    assert.equal((await stack.stow.request('DELETE', answer.body.operation)).status, 200);
+    await until(
+      () => worker.log(),
+      (log) => /"(not undone yet|left behind)"/.test(linesOf(log, answer)),
+    );
+    await s3.heal();
+    const ended = await until(
+      () => operationOf(stack, answer),
+      ({ status_code }) => status_code >= 200,
+    );
+    assert.equal(ended.status, 'Cancelled');
+    assert.deepEqual(await Array.fromAsync(store.list(archiveOf('c1', nameIn(answer)), never)), []);
+    await assertClean(stack);
+  });
 });
 
 /** As S3 writes it: base64 of four bytes, the highest first. */

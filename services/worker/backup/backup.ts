@@ -129,6 +129,11 @@ async function writeManifest(
       attempt.assertHeld();
       return store.replace(key, found.etag, body, options, signal);
     }),
-  );
+  ).catch(async (error) => {
+    await attempt
+      .checkpoint({ manifestSent: true })
+      .catch((left) => attempt.log.warn('not recorded that the manifest may be stored', { error: left }));
+    throw error;
+  });
   await keeper.made(address, manifest, { operation: attempt.operation.id });
 }

@@ -15,7 +15,14 @@ import { describeOutage } from '../../outages/outage.ts';
 import { countJob, type JobResult } from '../../telemetry/metrics.ts';
 import type { OpenedWorker } from '../openTools.ts';
 import type { Tools } from '../tools.ts';
-import { type AfterFailure, attemptsOf, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
+import {
+  type AfterFailure,
+  attemptsOf,
+  decideAfterFailure,
+  delayAfter,
+  firstDelayMs,
+  waitingSinceOf,
+} from './retryDecision.ts';
 
 /** The work of one kind of job. */
 interface Runner<K extends JobKind> {
@@ -174,10 +181,11 @@ export class JobAttempt {
   }
 
   /**
-   * Undoes as much as it can. What remains is logged, and the janitor removes it. False if a restore must be undone later, when LXD is back: an
-   * instance may still have a temporary name.
+   * Undoes as much as it can. What remains is logged, and the janitor removes it. False if that is not enough, and LXD or S3 is away, so that the job must be
+   * undone later: the restored instance may still have a temporary name, or the backup a manifest, and would be listed. `again`: a second time, because
+   * S3 came back during the first.
    */
-  async #undo(): Promise<boolean> {
+  async #undo(again = false): Promise<boolean> {
     const { tools, outages } = this.#tools;
     try {
       await this.#runner.undo?.(this.#job, this.#attempt, tools);
@@ -185,9 +193,12 @@ export class JobAttempt {
       const error = asLxstowError(thrown);
       if (error.code === 'lease-lost') throw error;
       const { kind } = this.#job;
-      if (kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, kind, performance.now())).gate))
-        return false;
-      this.#attempt.log.error('left behind', { checkpoint: this.#attempt.operation.checkpoint, error });
+      const { checkpoint } = this.#attempt.operation;
+      if (kind === 'restore' || checkpoint?.manifestSent) {
+        if (isLxdAway(error) || (await outages.examine(error, kind, performance.now())).gate) return false;
+        if (kind === 'backup' && !again) return this.#undo(true);
+      }
+      this.#attempt.log.error('left behind', { checkpoint, error });
     }
     return true;
   }
@@ -199,7 +210,9 @@ export class JobAttempt {
       current.status === 'Cancelling' ? current : requeue(current, reason.message, new Date(), false),
     );
     await this.#attempt.release();
-    this.#message.nak(jittered(firstDelayMs));
+    // A restore may have stopped an instance, so it is undone as soon as possible.
+    const delayMs = this.#job.kind === 'restore' ? firstDelayMs : delayAfter(this.#attempt.operation.attempt);
+    this.#message.nak(jittered(delayMs));
   }
 
   /** Writes the failure into the record of the instance, before clients can see it in the operation. */
