@@ -2193,6 +2193,10 @@ lxdBackup?: string
 tooLittleBytes?: number
 key?: string
 uploadId?: string
+/**
+ * The manifest was sent to the store, which did not confirm it: it may be stored. So a cancel or a failure cannot end while the store is away.
+ */
+manifestSent?: boolean
 removing?: RemovedBackup
 /**
  * Names of the profiles that the restore has created.

@@ -14,12 +14,16 @@ import { createLogger } from '../../services/telemetry/logger.ts';
 import { idOf, openStack, type Stack, succeeded, until } from '../integration/stack.ts';
 import type { Answer } from '../lab/lxstow.ts';
 import { startNats } from '../lab/nats.ts';
+import { startProxy, type Wire } from './proxy.ts';
+import { scriptedS3 } from './scriptedS3.ts';
 import {
   addressOf,
   archiveOf,
   assertClean,
   assertOneBackup,
   assertRestores,
+  linesOf,
+  manifestOf,
   operationOf,
   readManifest,
   says,
@@ -228,6 +232,138 @@ describe('an archive of one part, whose one request arrives, but is not answered
     );
     assert.equal(ended.status, 'Cancelled');
     assert.deepEqual(await Array.fromAsync(store.list(archiveOf('c1', answer.body.metadata.name), never)), []);
+    await assertClean(stack);
+  });
+});
+
+describe('a manifest whose request arrives, but is not answered', { timeout: 600_000 }, () => {
+  let stack: Stack;
+  let store: ObjectStore & Disposable;
+  let files: Map<string, string>;
+  before(async () => {
+    stack = await openStack('manifests', { workers: 0 });
+    store = createS3Store(loadConfig({ file: stack.stow.configFile, env: {} }).s3);
+    await stack.launch('c1');
+    files = await stack.fingerprint('c1');
+  });
+  after(async () => {
+    store?.[Symbol.dispose]();
+    await stack?.[Symbol.asyncDispose]();
+  });
+
+  const nameIn = (answer: Answer) => answer.body.metadata.name as string;
+  const present = (key: string) => unlessMissing(() => store.stat(key, never));
+
+  interface Unanswered extends AsyncDisposable {
+    worker: WiredWorker;
+    /** Its wire to S3, on which no answer comes any more. */
+    s3: Wire;
+    answer: Answer;
+  }
+
+  /** Has a worker store archive and manifest, and hear no answer to the latter. */
+  async function unanswered(): Promise<Unanswered> {
+    await using opening = new AsyncDisposableStack();
+    const server = opening.use(await scriptedS3(stack.s3.endpoint));
+    const s3 = opening.use(await startProxy({ target: { port: Number(new URL(server.endpoint).port) } }));
+    const endpoint = `http://127.0.0.1:${s3.port}`;
+    const worker = opening.use(await startWiredWorker(stack, { s3: { endpoint, attempts: 2 } }));
+    const held = server.hold(/manifest\.json/, 'PUT');
+    const answer = await stack.stow.request('POST', '/1.0/instances/c1/backups');
+    await held.reached;
+    s3.stall('down');
+    held.release();
+    await until(
+      () => present(manifestOf('c1', nameIn(answer))),
+      (found) => found !== undefined,
+    );
+    const owned = opening.move();
+    return { worker, s3, answer, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  }
+
+  /** Has a worker die after it has sent the manifest; the store does not have it yet, but will when it has arrived. */
+  async function onItsWay(): Promise<{ answer: Answer; arrive(): Promise<unknown> }> {
+    await using first = await unanswered();
+    const { worker, answer } = first;
+    await worker.kill('SIGKILL');
+    const key = manifestOf('c1', nameIn(answer));
+    const { body } = await store.read(key, never);
+    await store.remove(key, never);
+    return { answer, arrive: () => store.create(key, body, { contentType: 'application/json' }, never) };
+  }
+
+  /** Lets another worker remove the archive and begin to send its own, which gets no further. */
+  async function sendsItsOwn({ wires: { s3 } }: WiredWorker, answer: Answer): Promise<void> {
+    s3.after('up', 100_000, () => s3.stall());
+    await until(
+      () => present(archiveOf('c1', nameIn(answer))),
+      (found) => found === undefined,
+    );
+  }
+
+  async function assertBackedUp(answer: Answer): Promise<void> {
+    const { id } = await succeeded(stack.stow, answer);
+    await assertOneBackup(stack, 'c1', nameIn(answer), id);
+    await assertRestores(stack, 'c1', nameIn(answer), files);
+    await assertClean(stack);
+  }
+
+  it('is not believed when it arrives after its archive was removed, and the next worker has died, too', async () => {
+    const { answer, arrive } = await onItsWay();
+    {
+      await using second = await startWiredWorker(stack);
+      await sendsItsOwn(second, answer);
+      await arrive();
+      await second.kill('SIGKILL');
+    }
+    await using _third = await startWiredWorker(stack);
+    await assertBackedUp(answer);
+  });
+
+  it('gives way to that of the next worker', async () => {
+    const { answer, arrive } = await onItsWay();
+    await using second = await startWiredWorker(stack);
+    await sendsItsOwn(second, answer);
+    await arrive();
+    await second.wires.s3.heal();
+    await assertBackedUp(answer);
+    assert.doesNotMatch(linesOf(await second.log(), answer), /another follows/);
+  });
+
+  it('is recognised by the last attempt, which succeeds also if it cannot clean up', async () => {
+    const { answer } = await (async () => {
+      await using first = await unanswered();
+      await first.worker.kill('SIGKILL');
+      return first;
+    })();
+    await using server = await scriptedS3(stack.s3.endpoint);
+    server.refuse(/manifest\.json/, Number.POSITIVE_INFINITY, 'HEAD');
+    const s3 = { endpoint: server.endpoint, attempts: 2 };
+    await using second = await startWiredWorker(stack, { s3, worker: { attempts: 2 } });
+    await assertBackedUp(answer);
+    await says(second, answer, '"left behind"');
+  });
+
+  it('is removed when its operation is cancelled while S3 is away; not before has the operation ended', async () => {
+    await using first = await unanswered();
+    const { worker, s3, answer } = first;
+    await s3.refuse();
+    await until(
+      () => operationOf(stack, answer),
+      ({ metadata }) => metadata.waiting_for?.startsWith('S3, away') === true,
+    );
+    assert.equal((await stack.stow.request('DELETE', answer.body.operation)).status, 200);
+    await until(
+      () => worker.log(),
+      (log) => /"(not undone yet|left behind)"/.test(linesOf(log, answer)),
+    );
+    await s3.heal();
+    const ended = await until(
+      () => operationOf(stack, answer),
+      ({ status_code }) => status_code >= 200,
+    );
+    assert.equal(ended.status, 'Cancelled');
+    assert.deepEqual(await Array.fromAsync(store.list(archiveOf('c1', nameIn(answer)), never)), []);
     await assertClean(stack);
   });
 });

@@ -8,8 +8,8 @@ export interface ScriptedS3 extends AsyncDisposable {
   readonly endpoint: string;
   /** When (performance.now()) a request came that `refuse` was about, whatever it was answered. */
   readonly triedAt: number[];
-  /** The next `times` requests whose path and query match are refused. */
-  refuse(which: RegExp, times: number): void;
+  /** The next `times` requests whose path and query match, and whose method is this if one is given, are refused. */
+  refuse(which: RegExp, times: number, method?: string): void;
   /** Requests whose path and query match, and whose method is this if one is given, get no further until they are released. */
   hold(which: RegExp, method?: string): Hold;
   /** In the answer to each GET of `key`, the stored object's byte `at` is another. */
@@ -39,13 +39,13 @@ export async function scriptedS3(target: string, dialect?: Dialect): Promise<Scr
   const { hostname, port } = new URL(target);
   const agent = new http.Agent({ keepAlive: true });
   const triedAt: number[] = [];
-  let refused: { which: RegExp; left: number } | undefined;
+  let refused: { which: RegExp; method: string | undefined; left: number } | undefined;
   let held: { which: RegExp; method: string | undefined; reached(): void; over: Promise<void> } | undefined;
   let flipped: Flipped | undefined;
 
   const server = http.createServer(async (request, response) => {
     const { method, url = '', headers } = request;
-    const concerned = refused?.which.test(url) === true;
+    const concerned = refused?.which.test(url) === true && (refused.method ?? method) === method;
     if (concerned) triedAt.push(performance.now());
     if (concerned && refused && refused.left > 0) {
       refused.left -= 1;
@@ -78,9 +78,9 @@ export async function scriptedS3(target: string, dialect?: Dialect): Promise<Scr
   return {
     endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     triedAt,
-    refuse(which, times) {
+    refuse(which, times, method) {
       triedAt.length = 0;
-      refused = { which, left: times };
+      refused = { which, method, left: times };
     },
     hold(which, method) {
       const reached = Promise.withResolvers<void>();

@@ -130,7 +130,7 @@ describe('what is limited', { timeout: 600_000 }, () => {
             },
           } as unknown as Deliveries,
           nudges: { on: () => ({ [Symbol.dispose]: () => undefined }) },
-          tools: { config, leases, metrics: createWorkerMetrics(), keeper: { ended: async () => undefined } },
+          tools: { config, leases, metrics: createWorkerMetrics(), keeper: { failed: async () => undefined } },
           runners: { backup: { run } },
           waitingRoom: { arrived: () => undefined, isBehind: () => false, callFirst: () => undefined },
           outages: { gate: async () => undefined, examine: async () => ({ gate: undefined, cut: false }) },

@@ -3,15 +3,22 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import fc from 'fast-check';
+import { formatManifest } from '../../services/backups/manifest.ts';
 import { type ErrorCode, errorCodes, LxstowError } from '../../services/contract/errors.ts';
-import { faultsOf, type Operation, type Outage } from '../../services/contract/schemas.ts';
+import { faultsOf, type Manifest, type Operation, type Outage } from '../../services/contract/schemas.ts';
+import type { Lease, Leases } from '../../services/coordination/leases.ts';
 import type { Delivery } from '../../services/jobs/deliveries.ts';
 import type { Bucket } from '../../services/nats/bucket/bucket.ts';
-import { begin, newOperation } from '../../services/operations/operation.ts';
+import { Attempt } from '../../services/operations/attempt.ts';
+import { begin, cancel, newOperation } from '../../services/operations/operation.ts';
+import type { OperationStore } from '../../services/operations/operationStore.ts';
 import { blameOf } from '../../services/outages/blame.ts';
 import { answered, concerns, describeOutage, failed, nextLookMs, parseOutage } from '../../services/outages/outage.ts';
 import { type Gate, Outages } from '../../services/outages/outages.ts';
 import type { Log } from '../../services/telemetry/logger.ts';
+import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
+import { undoBackup } from '../../services/worker/backup/traces.ts';
+import { type AttemptTools, JobAttempt } from '../../services/worker/loop/jobAttempt.ts';
 import { overdueFor, type PauseTools, pause } from '../../services/worker/loop/pause.ts';
 import { type Circumstances, decideAfterFailure, waitingSinceOf } from '../../services/worker/loop/retryDecision.ts';
 import type { Tools } from '../../services/worker/tools.ts';
@@ -269,6 +276,105 @@ describe('an S3 outage whose record is lost while NATS is away, too', () => {
       await setTimeout(1200);
     }
     assert.deepEqual([...new Set(errors)], ['a dependency is away']);
+  });
+});
+
+describe('a worker that loses its lease while it undoes a backup', () => {
+  const id = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
+  const address = { remote: 'local', project: 'default', instance: 'c1' };
+  const now = new Date('2026-11-28T03:00:00Z');
+  /** As the next worker has written it, for the same operation. */
+  const manifest: Manifest = {
+    ...{ version: 1, writer: 'lxstow test', operation: id },
+    backup: { ...address, name: 'b.tar', created: now.toISOString(), tags: {} },
+    archive: {
+      ...{ key: 'k', etag: 'e', size: 10, rawSize: 10, compression: 'none', optimized: false, instanceOnly: false },
+      blockSize: 10,
+      parts: [{ number: 1, rawStart: 0, rawEnd: 10, size: 10, etag: 'e', sha256: 'a'.repeat(64), crc32: 'AAAAAA==' }],
+    },
+    instance: {
+      ...{ config: {}, devices: {}, profiles: [], pool: 'p', driver: 'dir' },
+      ...{ architecture: 'x86_64', type: 'container', snapshots: [] },
+    },
+    lxd: { version: '5.0.2' },
+  };
+
+  /** What it changes in S3, LXD and NATS from then on: it learns of it while it reads the manifest, after a cancel or a failure. */
+  async function changes(status: 'Running' | 'Cancelling'): Promise<string[]> {
+    const changed: string[] = [];
+    const change = (what: string) => async () => void changed.push(what);
+    const lost = new AbortController();
+    const lease = {
+      ...{ key: 'lease', lost: lost.signal, assertHeld: () => lost.signal.throwIfAborted() },
+      ...{ renew: async () => undefined, release: async () => undefined },
+    } as unknown as Lease;
+    const log = { debug() {}, info() {}, warn() {}, error() {} } as unknown as Log;
+    const queued = newOperation({ id, kind: 'backup', address, body: { backup: 'b.tar' } }, now);
+    const operation = { ...queued, checkpoint: { lxdBackup: 'x', key: 'k', uploadId: 'u' } };
+    const update = async (next: Operation) => {
+      if (lost.signal.aborted) changed.push('operation');
+      return { operation: next, revision: 1 };
+    };
+    const attempt = await Attempt.begin(
+      { operation: status === 'Running' ? operation : cancel(operation, now), revision: 1 },
+      {
+        store: { update, find: async () => undefined } as unknown as OperationStore,
+        leases: {} as Leases,
+        lease,
+        worker: 'w',
+        log,
+      },
+    );
+    assert.ok(attempt);
+    const store = {
+      read: async () => {
+        lost.abort(new LxstowError('lease-lost', 'it was not renewed in time'));
+        return { body: formatManifest(manifest), etag: 'm' };
+      },
+      stat: async () => ({ etag: 'e', size: 10, operation: id }),
+      ...{ remove: change('object'), replace: change('object'), abortUpload: change('upload') },
+    };
+    const message = {
+      ...{ subject: 'lxstow.jobs.local.backup.default.c1', data: Buffer.from('{}'), seq: 1, working() {} },
+      ...{ nak: change('message'), term: change('message'), ackAck: change('message') },
+    };
+    const bucket = {
+      get: async () => ({ entry: changed.includes('checkpoint') ? undefined : { key: 'c' }, revision: 1 }),
+      remove: change('checkpoint'),
+    };
+    const run = async () => Promise.reject(new LxstowError('s3-unavailable', 'S3 said InternalError'));
+    await new JobAttempt(
+      { kind: 'backup', address, body: {} },
+      attempt,
+      message as unknown as Delivery,
+      {
+        nats: { js: { publish: change('dead letter') } },
+        nudges: { on: () => ({ [Symbol.dispose]: () => undefined }) },
+        outages: { examine: async () => ({ gate: undefined, cut: false }) },
+        runners: { backup: { run, undo: undoBackup } },
+        handingBack: new AbortController().signal,
+        tools: {
+          config: {
+            s3: { prefix: '', endpoint: 'http://s3' },
+            worker: { heartbeatMs: 60_000, attempts: 1, patienceHours: 1, lxdIdleTimeoutMs: 1000 },
+          },
+          ...{ store, checkpoints: bucket, metrics: createWorkerMetrics(), lxd: { call: change("LXD's copy") } },
+          ...{
+            keeper: { failed: change('record'), removed: change('record') },
+            reservations: { release: change('name') },
+          },
+        },
+      } as unknown as AttemptTools,
+    )
+      .run()
+      .catch((error) => changed.push(error.message));
+    assert.ok(lost.signal.aborted);
+    return changed;
+  }
+
+  it('changes nothing any more, for the next worker may have made the backup', async () => {
+    assert.deepEqual(await changes('Running'), []);
+    assert.deepEqual(await changes('Cancelling'), []);
   });
 });
 

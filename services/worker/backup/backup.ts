@@ -1,13 +1,13 @@
 /** Backs up an instance: lets LXD write its copy, sends that to the object store, and writes the manifest last. */
 import { blockSizeBytes } from '../../archive/compression/compression.ts';
 import { manifestKey } from '../../backups/keys.ts';
-import { attachedVolumes, formatManifest, manifestVersion } from '../../backups/manifest.ts';
+import { attachedVolumes, formatManifest, manifestVersion, readManifest } from '../../backups/manifest.ts';
 import { compressionNamed } from '../../contract/backupNames.ts';
-import { isCode } from '../../contract/errors.ts';
+import { isCode, unlessCode } from '../../contract/errors.ts';
 import type { BackupAddress, Manifest } from '../../contract/schemas.ts';
 import { version } from '../../contract/version.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
-import { type Attempt, cleanupSignal } from '../../operations/attempt.ts';
+import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { ArchiveUpload } from './archiveUpload.ts';
 import { begin, resume, uploadOptions } from './begin.ts';
@@ -15,7 +15,7 @@ import type { BackupStart, SentPart } from './checkpoint.ts';
 import { type Sent, sendArchive, storedBytes } from './sendArchive.ts';
 import { assertNoLeftoverArchive, isDone, settleName } from './settleName.ts';
 import { Filled } from './stagingRoom.ts';
-import { removeTraces, tidy } from './traces.ts';
+import { inTime, removeTraces, tidy } from './traces.ts';
 import { adviseOnZeros } from './zeros.ts';
 
 export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: Tools): Promise<void> {
@@ -29,7 +29,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   );
   // For a name that is made from the operation's time, the store shows at the end whether the name is free.
   if (!isFree) {
-    if (await isDone(address, attempt, tools)) return removeTraces(job, attempt, tools);
+    if (await isDone(address, attempt, tools)) return unlessFailed(removeTraces(job, attempt, tools), attempt);
     await assertNoLeftoverArchive(address, attempt, tools);
   }
 
@@ -57,7 +57,12 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
     throw error;
   }
   await tidy(start.lxdBackup, undefined, attempt, tools);
-  await checkpoint.remove();
+  await unlessFailed(checkpoint.remove(), attempt);
+}
+
+/** Waits for a cleanup. If it fails, the backup is complete all the same, and an attempt that failed might undo it; the janitor removes what is left. */
+async function unlessFailed(cleanup: Promise<void>, attempt: Attempt): Promise<void> {
+  await cleanup.catch((error) => attempt.log.error('left behind', { backup: attempt.operation.backup, error }));
 }
 
 function describe(
@@ -103,12 +108,32 @@ async function writeManifest(
   address: BackupAddress,
   manifest: Manifest,
   attempt: Attempt,
-  { store, config, keeper }: Tools,
+  tools: Tools,
 ): Promise<void> {
+  const { store, config, keeper } = tools;
   const { tags, lock } = manifest.backup;
   const options = { tags, contentType: 'application/json', lock };
+  const key = manifestKey(config.s3.prefix, address);
+  const body = formatManifest(manifest);
   attempt.assertOwned();
-  // Do not interrupt this write: it may still arrive after undoBackup() has looked for the manifest.
-  await store.create(manifestKey(config.s3.prefix, address), formatManifest(manifest), options, cleanupSignal());
+  // Do not interrupt this write while the lease is held: it may still arrive after undoBackup() has looked for the manifest.
+  await inTime(attempt, tools, (signal) =>
+    store.create(key, body, options, signal).catch(async (refusal) => {
+      if (!isCode(refusal, 'conflict')) throw refusal;
+      // A request of an earlier attempt may have been stored late. Its manifest may name an archive that is gone, so write ours over it.
+      const found = await unlessCode(['not-found', 'bad-manifest'], () =>
+        readManifest(store, config.s3.prefix, address, signal),
+      );
+      if (found?.manifest.operation !== manifest.operation) throw refusal;
+      // Check the lease after reading: if the manifest is of the next attempt, the lease was lost before.
+      attempt.assertHeld();
+      return store.replace(key, found.etag, body, options, signal);
+    }),
+  ).catch(async (error) => {
+    await attempt
+      .checkpoint({ manifestSent: true })
+      .catch((left) => attempt.log.warn('not recorded that the manifest may be stored', { error: left }));
+    throw error;
+  });
   await keeper.made(address, manifest, { operation: attempt.operation.id });
 }

@@ -8,6 +8,7 @@ import type { BackupAddress, Compression } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
+import { removeOwnManifest } from './traces.ts';
 
 /**
  * Returns the name that an earlier attempt has chosen, the requested one, or the next free one, and reserves it for this operation. `isFree`: no
@@ -36,18 +37,23 @@ export async function settleName(
   return { backup, isFree: wanted === undefined };
 }
 
-/** True if an earlier attempt has written the manifest. Throws conflict if the backup belongs to another operation. */
-export async function isDone(
-  address: BackupAddress,
-  attempt: Attempt,
-  { store, config, keeper }: Tools,
-): Promise<boolean> {
+/**
+ * True if an earlier attempt has written the manifest, and the archive that it describes is there. Another archive, or none, means that the manifest was
+ * stored late, after the next attempt had removed its archive: then it is removed. Throws conflict if the backup belongs to another operation.
+ */
+export async function isDone(address: BackupAddress, attempt: Attempt, tools: Tools): Promise<boolean> {
+  const { store, config, keeper } = tools;
   const operation = attempt.operation.id;
   const found = await unlessMissing(() => readManifest(store, config.s3.prefix, address, attempt.signal));
   if (!found) return false;
   const { manifest } = found;
   if (manifest.operation !== operation)
     throw new LxstowError('conflict', `backup ${address.instance}/${address.backup} already exists`);
+  if ((await etagAt(store, archiveKey(config.s3.prefix, address), attempt.signal)) !== manifest.archive.etag) {
+    attempt.log.warn('the manifest of an earlier attempt was stored late, and its archive is gone', { ...address });
+    await removeOwnManifest(address, attempt, tools);
+    return false;
+  }
   await keeper.made(address, manifest, { operation });
   return true;
 }

@@ -1,7 +1,7 @@
 /** Runs one attempt at a job, and records how it ended, in the operation and on the message. */
 import { addAbortListener } from 'node:events';
 import { jittered } from '../../concurrency/jitter.ts';
-import { asLxstowError, LxstowError } from '../../contract/errors.ts';
+import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import type { JobKind, Operation } from '../../contract/schemas.ts';
 import { bury } from '../../jobs/deadLetters.ts';
 import type { Delivery } from '../../jobs/deliveries.ts';
@@ -15,7 +15,14 @@ import { describeOutage } from '../../outages/outage.ts';
 import { countJob, type JobResult } from '../../telemetry/metrics.ts';
 import type { OpenedWorker } from '../openTools.ts';
 import type { Tools } from '../tools.ts';
-import { type AfterFailure, attemptsOf, decideAfterFailure, firstDelayMs, waitingSinceOf } from './retryDecision.ts';
+import {
+  type AfterFailure,
+  attemptsOf,
+  decideAfterFailure,
+  delayAfter,
+  firstDelayMs,
+  waitingSinceOf,
+} from './retryDecision.ts';
 
 /** The work of one kind of job. */
 interface Runner<K extends JobKind> {
@@ -64,6 +71,9 @@ export class JobAttempt {
       const failure = await this.#failure();
       if (failure) await this.#endBadly(failure, begun);
       else await this.#endWell();
+    } catch (error) {
+      if (!isCode(error, 'lease-lost')) throw error;
+      log.warn('attempt given up', { error });
     } finally {
       tools.metrics.running.dec({ kind });
       // If NATS is away or its bucket is full, the end of the attempt cannot be written. Give back its lease and permits all the same.
@@ -107,8 +117,7 @@ export class JobAttempt {
     switch (ending.kind) {
       case 'give-up':
         // The message belongs to the next holder of the lease, now or soon, so this worker may write nothing.
-        log.warn('attempt given up', { error });
-        return this.#attempt.release();
+        throw error;
       case 'cancel':
         log.info('job cancelled');
         return this.#endForGood(error, 'cancelled', (current) => cancelled(current, new Date()));
@@ -153,6 +162,8 @@ export class JobAttempt {
     deadLetter = false,
   ): Promise<void> {
     if (!(await this.#undo())) return this.#undoLater(error);
+    // Otherwise the job, its dead letter and the instance's record belong to the next holder of the lease.
+    this.#attempt.assertHeld();
     if (deadLetter) await bury(this.#tools.nats, this.#message, error);
     if (result === 'failure') await this.#noteFailure(error);
     await this.#end(change, result);
@@ -170,19 +181,24 @@ export class JobAttempt {
   }
 
   /**
-   * Undoes as much as it can. What remains is logged, and the janitor removes it. False if a restore must be undone later, when LXD is back: an
-   * instance may still have a temporary name.
+   * Undoes as much as it can. What remains is logged, and the janitor removes it. False if that is not enough, and LXD or S3 is away, so that the job must be
+   * undone later: the restored instance may still have a temporary name, or the backup a manifest, and would be listed. `again`: a second time, because
+   * S3 came back during the first.
    */
-  async #undo(): Promise<boolean> {
+  async #undo(again = false): Promise<boolean> {
     const { tools, outages } = this.#tools;
     try {
       await this.#runner.undo?.(this.#job, this.#attempt, tools);
     } catch (thrown) {
       const error = asLxstowError(thrown);
+      if (error.code === 'lease-lost') throw error;
       const { kind } = this.#job;
-      if (kind === 'restore' && (isLxdAway(error) || (await outages.examine(error, kind, performance.now())).gate))
-        return false;
-      this.#attempt.log.error('left behind', { checkpoint: this.#attempt.operation.checkpoint, error });
+      const { checkpoint } = this.#attempt.operation;
+      if (kind === 'restore' || checkpoint?.manifestSent) {
+        if (isLxdAway(error) || (await outages.examine(error, kind, performance.now())).gate) return false;
+        if (kind === 'backup' && !again) return this.#undo(true);
+      }
+      this.#attempt.log.error('left behind', { checkpoint, error });
     }
     return true;
   }
@@ -194,7 +210,9 @@ export class JobAttempt {
       current.status === 'Cancelling' ? current : requeue(current, reason.message, new Date(), false),
     );
     await this.#attempt.release();
-    this.#message.nak(jittered(firstDelayMs));
+    // A restore may have stopped an instance, so it is undone as soon as possible.
+    const delayMs = this.#job.kind === 'restore' ? firstDelayMs : delayAfter(this.#attempt.operation.attempt);
+    this.#message.nak(jittered(delayMs));
   }
 
   /** Writes the failure into the record of the instance, before clients can see it in the operation. */

@@ -42,7 +42,7 @@ export function decideAfterFailure({ code }: Pick<LxstowError, 'code'>, circumst
   if (blame.on === 'job') return { kind: 'fail', deadLetter: code === 'attempts-exhausted' };
   if (blame.on === 'attempt' && !isDependencyAway) {
     if (attempt >= attempts) return { kind: 'fail', deadLetter: true };
-    return { kind: 'retry', delayMs: bounded(firstDelayMs * 2 ** (attempt - 1)) };
+    return { kind: 'retry', delayMs: delayAfter(attempt) };
   }
   if (blame.on !== 'attempt' && blame.jobsFaultIfUp && !isDependencyAway) return { kind: 'fail', deadLetter: false };
   if (waitedMs >= patienceMs) return { kind: 'fail', deadLetter: true };
@@ -69,6 +69,11 @@ export function waitingSinceOf(
   if (since === undefined) return now;
   if (cut) return Date.parse(since) + ranMs;
   return ranMs < longestDelayMs ? Date.parse(since) : now;
+}
+
+/** The delay after this attempt, if it counts: it doubles with each. */
+export function delayAfter(attempt: number): number {
+  return bounded(firstDelayMs * 2 ** (attempt - 1));
 }
 
 function bounded(ms: number): number {
