@@ -578,7 +578,12 @@ export function lxdContract(
         assert.deepEqual((await describeInstance(lxd, at('again'), signal)).profiles, profiles);
 
         const unused = { ...profile, name: 'lxstow-contract-3' };
-        await ensureProfiles(lxd, subject.project, [unused], signal);
+        // Wanted by two at the same time, it is made by one.
+        const both = [0, 1].map(() => ensureProfiles(lxd, subject.project, [unused], signal));
+        assert.deepEqual(
+          (await Promise.all(both)).flatMap(({ made }) => made),
+          [unused.name],
+        );
         const names = [wanted.name, unused.name, 'lxstow-contract-missing'];
         await deleteUnusedProfiles(lxd, subject.project, names, signal);
         assert.deepEqual(await knownProfiles(lxd, subject.project, names, signal), [wanted.name]);

@@ -237,6 +237,28 @@ describe('an LXD', { timeout: 600_000 }, () => {
       );
     });
 
+    for (const [what, fault, why] of [
+      [
+        'to the making of a profile',
+        { status: 500, error: 'database is locked' },
+        /profile special, .*: LXD \(local\): database is locked/,
+      ],
+      ['or nothing to the making of a profile', { drop: true }, /LXD \(local\) at .*: socket hang up/],
+    ] as const)
+      it(`${what}: another attempt succeeds`, async () => {
+        lxd.addProfile({ name: 'special' });
+        await lxd.createInstance('p1', { profiles: ['default', 'special'] });
+        const backup = await stack.backup('p1');
+        await stack.remove('p1');
+        lxd.deleteProfile('special');
+        lxd.faults.next('POST /1.0/profiles', fault);
+        const answer = await stack.stow.request('POST', `/1.0/instances/p1/backups/${backup}`);
+        assert.match(await isRetried(stack, answer), why);
+        await succeeded(stack.stow, answer);
+        await stack.remove('p1');
+        lxd.deleteProfile('special');
+      });
+
     it('for ever: Failure, and nothing is left', async () => {
       const answer = await whileNoWorker(begin);
       lxd.faults.next('POST /1.0/instances/*/backups', { status: 500, error: 'database is locked' }, { times: 2 });
