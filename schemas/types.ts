@@ -2223,7 +2223,7 @@ status: string
 kept: KeptConfig1
 }
 /**
- * Identifier of the instance that had the name when the replacement began.
+ * Identifier of the instance that had the name when the restore began, and is to be replaced; empty if there was none.
  */
 givingWay?: string
 /**

@@ -118,14 +118,11 @@ async function assertTargetFree({ job, attempt, target, tools }: Restoring, here
   const own = parseOwnName(target.instance);
   if (own)
     throw new LxstowError('bad-request', `the name ${target.instance} is reserved for lxstow: choose another one`);
-  if (!here.target) return;
-  if (job.body.replace) {
-    assertReplaceable(here.target, nameOf(target));
-    const { checkpoint } = attempt.operation;
-    if (checkpoint?.givingWay === undefined && !checkpoint?.importing)
-      await attempt.checkpoint({ givingWay: identifierOf(here.target) });
-    return;
-  }
+  if (here.target && job.body.replace) assertReplaceable(here.target, nameOf(target));
+  const { checkpoint } = attempt.operation;
+  if (job.body.replace && checkpoint?.givingWay === undefined && !checkpoint?.importing)
+    await attempt.checkpoint({ givingWay: here.target ? identifierOf(here.target) : '' });
+  if (!here.target || job.body.replace) return;
   throw new LxstowError(
     'conflict',
     `instance ${nameOf(target)} already exists on ${tools.config.worker.remote}; it was not touched. Restore under another name, or with replace=true`,
