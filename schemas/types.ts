@@ -2203,9 +2203,17 @@ profiles?: string[]
  */
 importing?: boolean
 /**
- * Process id of LXD when the last import began. If that process has ended since, the imported instance may be incomplete.
+ * Process id of LXD when the last import began. If that process has ended since, LXD may have started the imported instance.
  */
 lxdPid?: number
+/**
+ * Path of LXD's operation of the last import.
+ */
+lxdImport?: string
+/**
+ * LXD has reported that the last import succeeded. Otherwise, the imported instance may be incomplete.
+ */
+importedWhole?: boolean
 /**
  * Number in the temporary name of the import. Absent for the first name; used if volumes that LXD left behind block the names before it.
  */

@@ -411,11 +411,47 @@ describe('an LXD', { timeout: 600_000 }, () => {
     await stack.remove('halved');
   });
 
+  it('that unpacks while the worker dies is waited for by the next attempt, which sends nothing again', async () => {
+    const sent: string[] = [];
+    lxd.faults.onCall = async (call, when) => {
+      if (when === 'before' && call === 'POST /1.0/instances') sent.push(call);
+    };
+    const fault = lxd.faults.next('import', { hold: 'operation' });
+    const poll = lxd.faults.next('GET /1.0/operations/*/wait', { hold: true });
+    const answer = await restore('unpacked');
+    await poll.reached;
+    for (const worker of stack.stow.workers) await worker.kill('SIGKILL');
+    poll.release();
+    await startWorkers();
+    await until(
+      () => stack.stow.logOf(0),
+      (log) => linesOf(log, answer).includes('waiting for the import of an earlier attempt'),
+    );
+    fault.release();
+    await succeeded(stack.stow, answer);
+    lxd.faults.onCall = undefined;
+    assert.equal(sent.length, 1);
+    assertSame(await stack.fingerprint('unpacked'), files);
+    await stack.remove('unpacked');
+  });
+
   it('that dies while it records an imported instance: the restore does not take what is there, and imports anew', async () => {
     const fault = lxd.faults.next('import', { hold: 'record' });
     const answer = await restore('recorded');
     await fault.reached;
     await lxd.stop();
+    await lxd.start();
+    await succeeded(stack.stow, answer);
+    assertSame(await stack.fingerprint('recorded'), files);
+    await stack.remove('recorded');
+  });
+
+  it('that dies so, and has the same process id again, as in a container: the same', async () => {
+    const fault = lxd.faults.next('import', { hold: 'record' });
+    const answer = await restore('recorded');
+    await fault.reached;
+    await lxd.stop();
+    lxd.state.restarts -= 1;
     await lxd.start();
     await succeeded(stack.stow, answer);
     assertSame(await stack.fingerprint('recorded'), files);

@@ -9,8 +9,11 @@ import { instanceExists } from '../instances.ts';
 /** An import in progress: write the tar into `request`, and end it only when all of it is verified. */
 interface Import {
   request: ClientRequest;
-  /** Waits until LXD has received everything, calls `onTaken`, and waits until LXD has unpacked. Throws with LXD's reason; LXD then keeps nothing. */
-  finish(waiting: Waiting, onTaken?: () => void): Promise<void>;
+  /**
+   * Waits until LXD has received everything, calls `onTaken` with the path of LXD's operation, and waits until LXD has unpacked. Throws with LXD's
+   * reason; LXD then keeps nothing.
+   */
+  finish(waiting: Waiting, onTaken?: (operation: string) => Promise<void>): Promise<void>;
 }
 
 /**
@@ -33,7 +36,7 @@ export function openImport(lxd: LxdClient, address: Address, pool: string | unde
     request: outgoing,
     async finish(waiting, onTaken) {
       const { operation = '' } = await lxd.envelope(await answer, waiting.signal);
-      onTaken?.();
+      await onTaken?.(operation);
       await waitForOperation(lxd, operation, { ...waiting, idleTimeoutMs: Number.POSITIVE_INFINITY });
       if (await instanceExists(lxd, address, waiting.signal)) return;
       throw new LxstowError(
