@@ -294,6 +294,12 @@ describe('an LXD', { timeout: 600_000 }, () => {
       await isDoneAgain('cut', await restore('cut'), /LXD \(local\)/);
     });
 
+    it('is refused while it is sent, as on a full disk: its reason, and another attempt succeeds', async () => {
+      const error = 'write /var/lib/lxd/backups/lxd_backup_1: no space left on device';
+      lxd.faults.next('import', { refuseAt: 20 * mib, error });
+      await isDoneAgain('refused', await restore('refused'), /^LXD \(local\): write .*: no space left on device$/);
+    });
+
     it('reads no further: lxd-stalled, and another attempt succeeds', async () => {
       const fault = lxd.faults.next('import', { holdAt: 20 * mib });
       await isDoneAgain('slow', await restore('slow'), /the import of slow made no progress for 2 s/);

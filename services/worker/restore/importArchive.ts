@@ -68,8 +68,7 @@ export async function importArchive(
     attempt.assertOwned();
     lxdImport.request.end();
   } catch (error) {
-    lxdImport.request.destroy();
-    throw lxd.failure(error, moving);
+    throw await lxdImport.abort(error);
   }
   attempt.report({ stage: 'unpacking', bytes_done: archive.rawSize, bytes_total: archive.rawSize });
   try {
