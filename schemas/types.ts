@@ -2207,9 +2207,17 @@ profiles?: string[]
  */
 importing?: boolean
 /**
- * Process id of LXD when the last import began. If that process has ended since, the imported instance may be incomplete.
+ * Process id of LXD when the last import began. If that process has ended since, LXD may have started the imported instance.
  */
 lxdPid?: number
+/**
+ * Path of LXD's operation of the last import.
+ */
+lxdImport?: string
+/**
+ * LXD has reported that the last import succeeded. Otherwise, the imported instance may be incomplete.
+ */
+importedWhole?: boolean
 /**
  * Number in the temporary name of the import. Absent for the first name; used if volumes that LXD left behind block the names before it.
  */
@@ -2227,7 +2235,7 @@ status: string
 kept: KeptConfig1
 }
 /**
- * Identifier of the instance that had the name when the replacement began.
+ * Identifier of the instance that had the name when the restore began, and is to be replaced; empty if there was none.
  */
 givingWay?: string
 /**

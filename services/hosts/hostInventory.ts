@@ -31,7 +31,7 @@ export type InventoryQuestion =
 
 interface Page {
   items: LxdObject[];
-  /** More items follow. */
+  /** More items may follow. */
   more: boolean;
 }
 
@@ -142,7 +142,10 @@ async function packOne(items: LxdObject[], largest: number): Promise<Buffer> {
   return packed;
 }
 
-/** Packs as many items as one message takes. */
+/**
+ * Packs as many items as one message takes. If the items exceed a page, the list was cut after the last of them, which may be larger than a page by
+ * itself: more may follow.
+ */
 async function packPage(items: LxdInstance[], largest: number): Promise<Buffer> {
   let [count, bytes] = [0, 0];
   for (const item of items) {
@@ -150,8 +153,9 @@ async function packPage(items: LxdInstance[], largest: number): Promise<Buffer> 
     if (count > 0 && bytes > largestPageBytes) break;
     count++;
   }
+  const isCut = bytes > largestPageBytes;
   for (;;) {
-    const packed = await pack(JSON.stringify({ items: items.slice(0, count), more: count < items.length }));
+    const packed = await pack(JSON.stringify({ items: items.slice(0, count), more: count < items.length || isCut }));
     if (packed.length <= largest) return packed;
     if (count <= 1)
       throw new LxstowError('too-large', `LXD's description of instance ${items[0]?.name} is too large for a message`);

@@ -1,6 +1,6 @@
 /** The profiles of a project, and those that a backup needs. */
 import { isDeepStrictEqual } from 'node:util';
-import { LxstowError, unlessMissing } from '../contract/errors.ts';
+import { isCode, LxstowError, unlessMissing } from '../contract/errors.ts';
 import type { Profile } from '../contract/schemas.ts';
 import type { LxdClient } from './connection/client.ts';
 import { exists } from './instances.ts';
@@ -29,27 +29,42 @@ export async function ensureProfiles(
   const made: string[] = [];
   const different: string[] = [];
   for (const profile of profiles) {
-    const path = `/1.0/profiles/${encodeURIComponent(profile.name)}`;
-    const found = await unlessMissing(() => lxd.get<Profile>(path, { project }, signal));
-    if (found) {
-      const same = (['config', 'devices'] as const).every((key) => isDeepStrictEqual(found[key], profile[key]));
-      if (!same) different.push(profile.name);
-      continue;
-    }
-    try {
-      await lxd.call({ method: 'POST', path: '/1.0/profiles', query: { project }, body: profile, signal });
-    } catch (error) {
-      if (!(error instanceof LxstowError)) throw error;
-      throw new LxstowError(
-        'lxd-refused',
-        `profile ${profile.name}, which the backup needs, cannot be made: ${error.message}`,
-        { cause: error },
-      );
-    }
-    made.push(profile.name);
-    await onMade?.(made);
+    const found =
+      (await findProfile(lxd, project, profile.name, signal)) ?? (await make(lxd, project, profile, signal));
+    if (!found) {
+      made.push(profile.name);
+      await onMade?.(made);
+    } else if ((['config', 'devices'] as const).some((key) => !isDeepStrictEqual(found[key], profile[key])))
+      different.push(profile.name);
   }
   return { made, different };
+}
+
+function findProfile(lxd: LxdClient, project: string, name: string, signal: AbortSignal): Promise<Profile | undefined> {
+  return unlessMissing(() => lxd.get(`/1.0/profiles/${encodeURIComponent(name)}`, { project }, signal));
+}
+
+/** Creates a profile. If another client has created one of this name in the meantime, returns that one instead. */
+async function make(
+  lxd: LxdClient,
+  project: string,
+  profile: Profile,
+  signal: AbortSignal,
+): Promise<Profile | undefined> {
+  try {
+    await lxd.call({ method: 'POST', path: '/1.0/profiles', query: { project }, body: profile, signal });
+    return undefined;
+  } catch (error) {
+    if (signal.aborted || !(error instanceof LxstowError) || isCode(error, 'lxd-unavailable')) throw error;
+    const found = await findProfile(lxd, project, profile.name, signal);
+    if (found) return found;
+    throw new LxstowError(
+      // After a failure of LXD itself, another attempt may succeed.
+      isCode(error, 'lxd-failed') ? 'lxd-failed' : 'lxd-refused',
+      `profile ${profile.name}, which the backup needs, cannot be made: ${error.message}`,
+      { cause: error },
+    );
+  }
 }
 
 /** Deletes those of the profiles that nothing uses. LXD refuses to delete the others. */

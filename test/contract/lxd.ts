@@ -472,15 +472,18 @@ export function lxdContract(
         await rejectsWith('lxd-failed', setState(lxd, at('to-start'), 'start', waiting), /already running/);
       });
 
-      it('can be seen while LXD is at it, by anybody', async () => {
-        let seen: string | undefined;
+      it('can be seen while LXD is at it, by anybody, as the operation that it was answered with', async () => {
+        let [seen, taken]: (string | undefined)[] = [];
         let finished = Promise.resolve();
         // A fast LXD may be done before anybody looks.
         while (!seen) {
           const { request, finish } = openImport(lxd, at('watched'), undefined, signal);
           request.end(archive);
           let isOver = false;
-          finished = finish(waiting).finally(() => {
+          const onTaken = async (operation: string) => {
+            taken = operation;
+          };
+          finished = finish(waiting, onTaken).finally(() => {
             isOver = true;
           });
           while (!seen && !isOver) seen = await runningImport(lxd, at('watched'), signal);
@@ -491,6 +494,7 @@ export function lxdContract(
         assert.equal(await runningImport(lxd, at('c1'), signal), undefined);
         await waitForOperation(lxd, seen, waiting);
         await finished;
+        assert.equal(seen, taken);
         assert.equal(await runningImport(lxd, at('watched'), signal), undefined);
       });
 
@@ -578,7 +582,12 @@ export function lxdContract(
         assert.deepEqual((await describeInstance(lxd, at('again'), signal)).profiles, profiles);
 
         const unused = { ...profile, name: 'lxstow-contract-3' };
-        await ensureProfiles(lxd, subject.project, [unused], signal);
+        // Wanted by two at the same time, it is made by one.
+        const both = [0, 1].map(() => ensureProfiles(lxd, subject.project, [unused], signal));
+        assert.deepEqual(
+          (await Promise.all(both)).flatMap(({ made }) => made),
+          [unused.name],
+        );
         const names = [wanted.name, unused.name, 'lxstow-contract-missing'];
         await deleteUnusedProfiles(lxd, subject.project, names, signal);
         assert.deepEqual(await knownProfiles(lxd, subject.project, names, signal), [wanted.name]);

@@ -261,6 +261,28 @@ describe('an LXD', { timeout: 600_000 }, () => {
       );
     });
 
+    for (const [what, fault, why] of [
+      [
+        'to the making of a profile',
+        { status: 500, error: 'database is locked' },
+        /profile special, .*: LXD \(local\): database is locked/,
+      ],
+      ['or nothing to the making of a profile', { drop: true }, /LXD \(local\) at .*: socket hang up/],
+    ] as const)
+      it(`${what}: another attempt succeeds`, async () => {
+        lxd.addProfile({ name: 'special' });
+        await lxd.createInstance('p1', { profiles: ['default', 'special'] });
+        const backup = await stack.backup('p1');
+        await stack.remove('p1');
+        lxd.deleteProfile('special');
+        lxd.faults.next('POST /1.0/profiles', fault);
+        const answer = await stack.stow.request('POST', `/1.0/instances/p1/backups/${backup}`);
+        assert.match(await isRetried(stack, answer), why);
+        await succeeded(stack.stow, answer);
+        await stack.remove('p1');
+        lxd.deleteProfile('special');
+      });
+
     it('for ever: Failure, and nothing is left', async () => {
       const answer = await whileNoWorker(begin);
       lxd.faults.next('POST /1.0/instances/*/backups', { status: 500, error: 'database is locked' }, { times: 2 });
@@ -294,6 +316,12 @@ describe('an LXD', { timeout: 600_000 }, () => {
     it('is cut: another attempt succeeds', async () => {
       lxd.faults.next('import', { dropAt: 20 * mib });
       await isDoneAgain('cut', await restore('cut'), /LXD \(local\)/);
+    });
+
+    it('is refused while it is sent, as on a full disk: its reason, and another attempt succeeds', async () => {
+      const error = 'write /var/lib/lxd/backups/lxd_backup_1: no space left on device';
+      lxd.faults.next('import', { refuseAt: 20 * mib, error });
+      await isDoneAgain('refused', await restore('refused'), /^LXD \(local\): write .*: no space left on device$/);
     });
 
     it('reads no further: lxd-stalled, and another attempt succeeds', async () => {
@@ -413,11 +441,47 @@ describe('an LXD', { timeout: 600_000 }, () => {
     await stack.remove('halved');
   });
 
+  it('that unpacks while the worker dies is waited for by the next attempt, which sends nothing again', async () => {
+    const sent: string[] = [];
+    lxd.faults.onCall = async (call, when) => {
+      if (when === 'before' && call === 'POST /1.0/instances') sent.push(call);
+    };
+    const fault = lxd.faults.next('import', { hold: 'operation' });
+    const poll = lxd.faults.next('GET /1.0/operations/*/wait', { hold: true });
+    const answer = await restore('unpacked');
+    await poll.reached;
+    for (const worker of stack.stow.workers) await worker.kill('SIGKILL');
+    poll.release();
+    await startWorkers();
+    await until(
+      () => stack.stow.logOf(0),
+      (log) => linesOf(log, answer).includes('waiting for the import of an earlier attempt'),
+    );
+    fault.release();
+    await succeeded(stack.stow, answer);
+    lxd.faults.onCall = undefined;
+    assert.equal(sent.length, 1);
+    assertSame(await stack.fingerprint('unpacked'), files);
+    await stack.remove('unpacked');
+  });
+
   it('that dies while it records an imported instance: the restore does not take what is there, and imports anew', async () => {
     const fault = lxd.faults.next('import', { hold: 'record' });
     const answer = await restore('recorded');
     await fault.reached;
     await lxd.stop();
+    await lxd.start();
+    await succeeded(stack.stow, answer);
+    assertSame(await stack.fingerprint('recorded'), files);
+    await stack.remove('recorded');
+  });
+
+  it('that dies so, and has the same process id again, as in a container: the same', async () => {
+    const fault = lxd.faults.next('import', { hold: 'record' });
+    const answer = await restore('recorded');
+    await fault.reached;
+    await lxd.stop();
+    lxd.state.restarts -= 1;
     await lxd.start();
     await succeeded(stack.stow, answer);
     assertSame(await stack.fingerprint('recorded'), files);

@@ -114,6 +114,27 @@ describe('at the same time', { timeout: 900_000 }, () => {
     }
   });
 
+  it('two restores need a profile that is gone: both are whole', async () => {
+    const { simulator } = stack;
+    assert.ok(simulator);
+    simulator.addProfile({ name: 'front', config: { 'user.role': 'front' } });
+    await simulator.createInstance('fronted', { profiles: ['default', 'front'] });
+    const backup = await stack.backup('fronted');
+    await stack.remove('fronted');
+    simulator.deleteProfile('front');
+    const begin = (name: string) =>
+      stack.stow.request('POST', `/1.0/instances/fronted/backups/${backup}`, { body: { name } });
+    // The first one to make it has looked, and makes it only after the second one has.
+    const making = simulator.faults.next('POST /1.0/profiles', { hold: true });
+    const first = await begin('fronted-1');
+    await making.reached;
+    await succeeded(stack.stow, await begin('fronted-2'));
+    making.release();
+    await succeeded(stack.stow, first);
+    for (const name of ['fronted-1', 'fronted-2']) await stack.remove(name);
+    simulator.deleteProfile('front');
+  });
+
   it('two restore under one name: one of them does, the other is told, the instance is whole', async () => {
     const backup = await stack.backup('c1');
     for (const round of rounds(3)) {

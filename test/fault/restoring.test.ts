@@ -10,4 +10,11 @@ model('a model of restores', [
     original: 'stopped',
     from: 'PATCH /1.0/instances/c1',
   },
+  // From where it has seen that there is none: what gets the name later is not replaced.
+  {
+    name: 'a replace of what is not there',
+    body: { replace: true },
+    original: 'elsewhere',
+    from: 'GET /1.0/projects/',
+  },
 ]);

@@ -14,11 +14,17 @@ import type { Config } from '../../services/contract/schemas.ts';
 import { Leases } from '../../services/coordination/leases.ts';
 import type { GatewayParts } from '../../services/gateway/gatewayParts.ts';
 import { serveOverNats } from '../../services/gateway/natsApi/service.ts';
-import { answerInventory, askInventory } from '../../services/hosts/hostInventory.ts';
+import {
+  answerInventory,
+  askInventory,
+  type InventoryQuestion,
+  largestPageBytes,
+} from '../../services/hosts/hostInventory.ts';
 import { answerLookUp, askLookUp } from '../../services/hosts/lookUp.ts';
 import { Deliveries } from '../../services/jobs/deliveries.ts';
 import { publishJob } from '../../services/jobs/jobs.ts';
-import type { LxdInstance } from '../../services/lxd/inventory.ts';
+import type { LxdClient } from '../../services/lxd/connection/client.ts';
+import { type LxdInstance, listInstances } from '../../services/lxd/inventory.ts';
 import { Bucket } from '../../services/nats/bucket/bucket.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
@@ -272,6 +278,26 @@ it('carries a list that is longer than a message may be here, page by page', at,
   answerInventory(nats, 'local', async () => instances, AbortSignal.timeout(20_000));
   await nats.connection.flush();
   assert.deepEqual(await askInventory(nats, 'local', all, 10_000), instances);
+});
+
+it('carries the instances after one whose description is longer than a page', at, async () => {
+  await using nats = await connectNats(settings, 'test', log);
+  const long = { name: 'b', noise: '0'.repeat(17 * 1024 * 1024) };
+  const lxd = {
+    remote: 'local',
+    async *items() {
+      yield* [{ name: 'a' }, long, { name: 'c' }];
+    },
+  } as unknown as LxdClient;
+  const inventory = (question: InventoryQuestion, signal: AbortSignal) =>
+    listInstances(lxd, { full: true, ...question, projects: ['default'], bytes: largestPageBytes }, signal);
+  answerInventory(nats, 'remote3', inventory, AbortSignal.timeout(20_000));
+  await nats.connection.flush();
+  const found = await askInventory(nats, 'remote3', all, 10_000);
+  assert.deepEqual(
+    found.map(({ name }) => name),
+    ['a', 'b', 'c'],
+  );
 });
 
 it('may be closed before a question is answered', at, async () => {

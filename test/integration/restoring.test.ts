@@ -199,10 +199,13 @@ describe('a restore', { timeout: 600_000 }, () => {
     if (!isReal) return t.skip('no LXD here');
     await lxc('init', 'bb', 'db', '--config', 'security.privileged=true');
     await lxc('config', 'device', 'add', 'db', 'eth0', 'nic', 'nictype=p2p', 'name=eth0');
+    // As a VLAN may be called.
+    await lxc('config', 'device', 'add', 'db', 'eth0.100', 'nic', 'nictype=p2p', 'name=eth1');
     await lxc('start', 'db');
     const backup = await stack.backup('db');
     const original = (await show('db')).config;
-    const keys = ['volatile.uuid', macKey, 'volatile.cloud-init.instance-id'];
+    const keys = ['volatile.uuid', macKey, 'volatile.eth0.100.hwaddr', 'volatile.cloud-init.instance-id'];
+    for (const key of keys) assert.ok(original[key], key);
 
     await succeeded(stack.stow, await restore('db', backup, { name: 'db-own', start: true }));
     const own = (await show('db-own')).config;

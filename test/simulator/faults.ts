@@ -32,6 +32,8 @@ export interface JobFaults {
      * `answer`: the upload is not answered. `operation`: all is unpacked, but the operation stays Running. `record`: the same, and the instance is there, without its volume.
      */
     hold?: 'answer' | 'operation' | 'record';
+    /** After so many bytes it is refused with 500 and the text in `error`; the rest is not read. */
+    refuseAt?: number;
     /** The operation fails with this text, and nothing is left. */
     error?: string;
     /** It becomes what the archive names, whatever the headers ask for. */

@@ -3,8 +3,10 @@ import { randomUUID } from 'node:crypto';
 import { createWriteStream, existsSync } from 'node:fs';
 import { chmod, open, readFile, rm, writeFile } from 'node:fs/promises';
 import type { IncomingHttpHeaders } from 'node:http';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import { parse, stringify } from 'yaml';
 import { errorText } from '../lab/run.ts';
 import { readIndex, unpack } from './archive.ts';
@@ -12,7 +14,7 @@ import { interrupted } from './backups.ts';
 import { about, fullView, instanceView, withProject } from './catalog.ts';
 import type { Fault, Faults, JobFaults } from './faults.ts';
 import { accepted, type Dialect, type Operations } from './operations.ts';
-import { type Call, Refusal, type Routes, sync } from './server.ts';
+import { type Call, Refusal, type Routes, refusal, sync } from './server.ts';
 import { type Instance, rootDisk, type State } from './state.ts';
 
 /** The first bytes of gzip, bzip2, xz and zstd. */
@@ -87,17 +89,27 @@ export function importRoutes(
 
 /** All of the body, or nothing. */
 async function receive({ request, signal }: Call, file: string, fault: Fault<JobFaults['import']> | undefined) {
-  const { dropAt, holdAt } = fault?.script ?? {};
+  const { dropAt, holdAt, refuseAt, error = '' } = fault?.script ?? {};
   await pipeline(
     request,
     (chunks) =>
-      interrupted(chunks, dropAt ?? holdAt, async () => {
+      interrupted(chunks, dropAt ?? holdAt ?? refuseAt, async () => {
         fault?.reach();
-        if (dropAt !== undefined) request.destroy();
+        if (refuseAt !== undefined) await refuseEarly(request.socket, error);
+        if (holdAt === undefined) request.destroy();
         else await fault?.hold(signal);
       }),
     createWriteStream(file),
   );
+}
+
+/** As Go's server does it: answers, says that nothing more comes, and leaves the client half a second to read that. */
+async function refuseEarly(socket: Socket, error: string): Promise<void> {
+  const body = JSON.stringify(refusal(500, error).body);
+  socket.end(
+    `HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+  );
+  await delay(500);
 }
 
 async function readArchive(archive: string, signal: AbortSignal): Promise<Index> {

@@ -33,6 +33,7 @@ import {
   type Status,
   succeed,
 } from '../../services/operations/operation.ts';
+import { ownIdentity } from '../../services/worker/restore/identity.ts';
 import { whyNotReplaceable } from '../../services/worker/restore/replace.ts';
 import { noFile } from '../lab/noFile.ts';
 
@@ -479,6 +480,18 @@ describe('an instance that is to be replaced', () => {
       assert.equal(whyNotReplaceable({ ...instance, status }), undefined);
     for (const status of ['Error', 'Starting', ''])
       assert.match(whyNotReplaceable({ ...instance, status }) ?? '', /it is in state .*; stop or repair it first/);
+  });
+});
+
+describe('a copy beside its original', () => {
+  const mac = '00:16:3e:00:00:01';
+  it('gets its own UUID and MACs, whatever its devices are called, and leaves those of the host alone', () => {
+    const own = ['uuid', 'uuid.generation', 'eth0.hwaddr', 'eth0.100.hwaddr', 'wan:1/2.x.hwaddr'];
+    const others = ['eth0.last_state.hwaddr', 'eth0.100.last_state.vf.hwaddr', 'eth0.host_name', 'idmap.base'];
+    const keys = [...own, ...others].map((key) => `volatile.${key}`);
+    const fresh = ownIdentity({ config: Object.fromEntries([...keys, 'user.hwaddr'].map((key) => [key, mac])) });
+    assert.deepEqual(Object.keys(fresh).sort(), keys.slice(0, own.length).sort());
+    for (const value of Object.values(fresh)) assert.notEqual(value, mac);
   });
 });
 

@@ -1,6 +1,6 @@
 /** Imports archives into LXD, and finds imports that are running. */
 import type { ClientRequest } from 'node:http';
-import { LxstowError } from '../../contract/errors.ts';
+import { isCode, LxstowError } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
 import type { LxdClient } from '../connection/client.ts';
 import { type Waiting, waitForOperation } from '../connection/lxdOperation.ts';
@@ -9,8 +9,13 @@ import { instanceExists } from '../instances.ts';
 /** An import in progress: write the tar into `request`, and end it only when all of it is verified. */
 interface Import {
   request: ClientRequest;
-  /** Waits until LXD has received everything, calls `onTaken`, and waits until LXD has unpacked. Throws with LXD's reason; LXD then keeps nothing. */
-  finish(waiting: Waiting, onTaken?: () => void): Promise<void>;
+  /** Destroys the request after a failure, so that LXD keeps nothing. Returns the failure; LXD's reason, if it refused before it had received everything. */
+  abort(error: unknown): Promise<unknown>;
+  /**
+   * Waits until LXD has received everything, calls `onTaken` with the path of LXD's operation, and waits until LXD has unpacked. Throws with LXD's
+   * reason; LXD then keeps nothing.
+   */
+  finish(waiting: Waiting, onTaken?: (operation: string) => Promise<void>): Promise<void>;
 }
 
 /**
@@ -29,11 +34,28 @@ export function openImport(lxd: LxdClient, address: Address, pool: string | unde
     },
     signal,
   });
+  let isAnswered = false;
+  // Read as soon as it comes: if LXD refuses early, it closes the connection.
+  const envelope = answer.then((response) => {
+    isAnswered = true;
+    return lxd.envelope(response, signal);
+  });
+  // Handles the rejection, too: the caller may see the failure while it writes, before it awaits the answer.
+  const refusal = envelope.then(
+    () => undefined,
+    (error: unknown) => error,
+  );
   return {
     request: outgoing,
+    async abort(error) {
+      const failure = lxd.failure(error, signal);
+      const why = isAnswered && isCode(failure, 'lxd-unavailable') ? await refusal : undefined;
+      outgoing.destroy();
+      return why ?? failure;
+    },
     async finish(waiting, onTaken) {
-      const { operation = '' } = await lxd.envelope(await answer, waiting.signal);
-      onTaken?.();
+      const { operation = '' } = await envelope;
+      await onTaken?.(operation);
       await waitForOperation(lxd, operation, { ...waiting, idleTimeoutMs: Number.POSITIVE_INFINITY });
       if (await instanceExists(lxd, address, waiting.signal)) return;
       throw new LxstowError(

@@ -1,6 +1,7 @@
 /** Client for the REST API of LXD and Incus, over a unix socket or HTTPS: requests and envelopes. */
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
+import { isIP } from 'node:net';
 import { JSONParser } from '@streamparser/json';
 import { asLxstowError, isFault, LxstowError } from '../../contract/errors.ts';
 import type { RemoteConfig } from '../../contract/schemas.ts';
@@ -56,6 +57,8 @@ export class LxdClient implements Disposable {
   readonly #transport: typeof http | typeof https;
   readonly #downloader: Downloader;
   readonly #recent = new Map<string, { metadata: unknown; at: number }>();
+  /** For the Host header. */
+  readonly #host: string;
   readonly #origin: string;
   /** Interval between polls of an operation. */
   readonly pollMs: number;
@@ -76,9 +79,12 @@ export class LxdClient implements Disposable {
       this.#where = url.origin;
       this.#transport = https;
       const tls = tlsOf(remote, config);
-      this.#agent = new https.Agent({ keepAlive: true, ...tls });
-      this.#options = { host: url.hostname, port: url.port || 8443 };
-      this.#origin = `https://${url.hostname}:${url.port || 8443}`;
+      // IPv6 addresses are in brackets.
+      const host = url.hostname.replace(/^\[|\]$/g, '');
+      this.#agent = new https.Agent({ keepAlive: true, servername: isIP(host) ? '' : host, ...tls });
+      this.#options = { host, port: url.port || 8443 };
+      this.#host = `${url.hostname}:${url.port || 8443}`;
+      this.#origin = `https://${this.#host}`;
       this.#downloader = new Downloader({ tls });
     } else {
       const socketPath = config.socket ?? defaultSocket(remote, env);
@@ -86,7 +92,8 @@ export class LxdClient implements Disposable {
       this.#transport = http;
       this.#agent = new http.Agent({ keepAlive: true });
       this.#options = { socketPath };
-      this.#origin = 'http://lxd';
+      this.#host = 'lxd';
+      this.#origin = `http://${this.#host}`;
       this.#downloader = new Downloader({ socketPath });
     }
     this.#isIncus = /\bincus\b/.test(this.#where);
@@ -191,7 +198,7 @@ export class LxdClient implements Disposable {
       agent: this.#agent,
       method,
       path: target(request),
-      headers: { host: 'lxd', ...headers },
+      headers: { host: this.#host, ...headers },
       signal,
     });
     const answer = new Promise<IncomingMessage>((resolve, reject) => {
@@ -212,7 +219,7 @@ export class LxdClient implements Disposable {
     const { headers = {}, signal, statuses } = request;
     const waiting = { signal, silence: this.silence };
     const observe = this.#timed(request);
-    const asked = this.#downloader.get(this.#origin + target(request), { host: 'lxd', ...headers }, waiting);
+    const asked = this.#downloader.get(this.#origin + target(request), { host: this.#host, ...headers }, waiting);
     asked.then(
       (answer) => observe(String(answer.status)),
       (error) => observe(asLxstowError(this.failure(error, signal)).code),

@@ -25,7 +25,8 @@ const mostNames = 4;
 export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
   const { job, attempt, tools, source, target } = restoring;
   const { signal } = attempt;
-  if (attempt.operation.checkpoint?.importing) await settleImport(restoring.imported, attempt, tools, signal);
+  if (attempt.operation.checkpoint?.importing && (await settleImport(restoring.imported, attempt, tools, signal)))
+    await attempt.checkpoint({ importedWhole: true });
   let here = await findInstances(restoring, signal);
   if (!here.targetIsOurs && !here.replaced) await assertTargetFree(restoring, here);
   if (here.imported && (await isUnfit(here.imported, restoring))) {
@@ -51,6 +52,7 @@ export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
     await importUnderFreeName(restoring, manifest, server).catch(async (error) => {
       throw await unlessProfileGone(error, restoring, manifest);
     });
+    await attempt.checkpoint({ importedWhole: true });
     here = await findInstances(restoring, signal);
   }
   if (!here.targetIsOurs && here.imported && !attempt.operation.checkpoint?.prepared) {
@@ -64,13 +66,14 @@ export async function bringIn(restoring: Restoring): Promise<InstancesFound> {
 }
 
 /**
- * Whether an instance that an earlier attempt imported differs from the backup. An LXD that ends during an import may leave an instance without a volume, or with only some of its
- * snapshots; when LXD starts again, it may start an instance that it had just imported. Once we have marked an instance, it is complete, and LXD does not start it.
+ * Whether an instance that an earlier attempt imported may differ from the backup. An LXD that ends during an import may leave an instance without a volume, or with only some of its
+ * snapshots, so lxstow must have seen the import succeed. LXD's process id alone does not tell that LXD was restarted: in a container it may be the same each time. When LXD starts
+ * again, it may start an instance that it had just imported. Once we have marked an instance, it is complete, and LXD does not start it.
  */
 async function isUnfit(imported: LxdInstance, { attempt, tools }: Restoring): Promise<boolean> {
   if (isMarked('restored', attempt.operation.id)(imported)) return false;
-  if (imported.status !== 'Stopped') return true;
-  const { lxdPid } = attempt.operation.checkpoint ?? {};
+  const { importedWhole, lxdPid } = attempt.operation.checkpoint ?? {};
+  if (!importedWhole || imported.status !== 'Stopped') return true;
   return lxdPid !== undefined && lxdPid !== (await readServer(tools.lxd, attempt.signal)).environment.server_pid;
 }
 
@@ -118,14 +121,11 @@ async function assertTargetFree({ job, attempt, target, tools }: Restoring, here
   const own = parseOwnName(target.instance);
   if (own)
     throw new LxstowError('bad-request', `the name ${target.instance} is reserved for lxstow: choose another one`);
-  if (!here.target) return;
-  if (job.body.replace) {
-    assertReplaceable(here.target, nameOf(target));
-    const { checkpoint } = attempt.operation;
-    if (checkpoint?.givingWay === undefined && !checkpoint?.importing)
-      await attempt.checkpoint({ givingWay: identifierOf(here.target) });
-    return;
-  }
+  if (here.target && job.body.replace) assertReplaceable(here.target, nameOf(target));
+  const { checkpoint } = attempt.operation;
+  if (job.body.replace && checkpoint?.givingWay === undefined && !checkpoint?.importing)
+    await attempt.checkpoint({ givingWay: here.target ? identifierOf(here.target) : '' });
+  if (!here.target || job.body.replace) return;
   throw new LxstowError(
     'conflict',
     `instance ${nameOf(target)} already exists on ${tools.config.worker.remote}; it was not touched. Restore under another name, or with replace=true`,

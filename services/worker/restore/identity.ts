@@ -41,8 +41,13 @@ export function ownIdentity({ config }: Pick<LxdInstance, 'config'>): Config {
   const uuid = randomUUID();
   const fresh: Config = {};
   for (const key of ['volatile.uuid', 'volatile.uuid.generation']) if (config[key] !== undefined) fresh[key] = uuid;
-  for (const key of Object.keys(config)) if (/^volatile\.[^.]+\.hwaddr$/.test(key)) fresh[key] = randomMac();
+  for (const key of Object.keys(config)) if (isMacKey(key)) fresh[key] = randomMac();
   return fresh;
+}
+
+/** Whether the key is the MAC of one of the instance's devices, whose names may have dots. The keys `….last_state.…` describe a device of the host. */
+function isMacKey(key: string): boolean {
+  return /^volatile\..+\.hwaddr$/.test(key) && !/\.last_state\.(vf\.)?hwaddr$/.test(key);
 }
 
 /** A MAC in LXD's own range. */

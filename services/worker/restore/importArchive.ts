@@ -9,6 +9,7 @@ import { IdleWatch } from '../../concurrency/idleWatch.ts';
 import { LxstowError, unlessCode } from '../../contract/errors.ts';
 import type { Address, BackupAddress, Manifest } from '../../contract/schemas.ts';
 import { openImport, runningImport } from '../../lxd/archives/imports.ts';
+import type { LxdClient } from '../../lxd/connection/client.ts';
 import { waitForOperation } from '../../lxd/connection/lxdOperation.ts';
 import { instanceExists, nameOf, readServer } from '../../lxd/instances.ts';
 import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
@@ -40,8 +41,7 @@ export async function importArchive(
   let sent = 0;
   const key = archiveKey(config.s3.prefix, from);
   await checkArchive(archive, from, key, store, attempt.signal);
-  const { server_pid: lxdPid } = (await readServer(lxd, attempt.signal)).environment;
-  await attempt.checkpoint({ importing: true, prepared: false, ...(lxdPid !== undefined && { lxdPid }) });
+  await recordBeginning(attempt, lxd);
   attempt.assertOwned();
   const scan = new SnapshotScan(instance.snapshots);
   const lxdImport = openImport(lxd, to, pool, moving);
@@ -68,14 +68,16 @@ export async function importArchive(
     attempt.assertOwned();
     lxdImport.request.end();
   } catch (error) {
-    lxdImport.request.destroy();
-    throw lxd.failure(error, moving);
+    throw await lxdImport.abort(error);
   }
   attempt.report({ stage: 'unpacking', bytes_done: archive.rawSize, bytes_total: archive.rawSize });
   try {
     // LXD has been seen to accept everything and never answer.
     idle.watch(true);
-    await lxdImport.finish({ signal: moving, idleTimeoutMs }, () => idle.watch(false));
+    await lxdImport.finish({ signal: moving, idleTimeoutMs }, async (operation) => {
+      idle.watch(false);
+      await attempt.checkpoint({ lxdImport: operation });
+    });
   } catch (error) {
     const blocked = error instanceof LxstowError && error.message.includes('already exists on target');
     if (!blocked || (await instanceExists(lxd, to, attempt.signal))) throw scan.explain(error);
@@ -87,19 +89,30 @@ export async function importArchive(
   }
 }
 
-/** Waits for an import under this name that an earlier attempt began before its worker died. Whether the instance exists afterwards shows how the import ended. */
+/** Records what the next attempt must know about the instance that the import will create. */
+async function recordBeginning(attempt: Attempt, lxd: LxdClient): Promise<void> {
+  const { server_pid: lxdPid } = (await readServer(lxd, attempt.signal)).environment;
+  const begun = { importing: true, importedWhole: false, prepared: false };
+  await attempt.checkpoint({ ...begun, ...(lxdPid !== undefined && { lxdPid }) });
+}
+
+/**
+ * Waits for an import under this name that an earlier attempt began before its worker died. True if it was seen to succeed; otherwise the instance
+ * may exist afterwards, but in part: LXD may have been killed.
+ */
 export async function settleImport(
   to: Address,
   attempt: Attempt,
   { lxd }: Pick<Tools, 'lxd'>,
   signal: AbortSignal,
-): Promise<void> {
-  for (;;) {
+): Promise<boolean> {
+  for (let isWhole = false; ; ) {
     // Some servers do not say which instance an import is for, so wait for every import.
     const running = await runningImport(lxd, to, signal);
-    if (!running) return;
+    if (!running) return isWhole;
     attempt.log.info('waiting for the import of an earlier attempt', { lxdOperation: running });
     const options = { signal, idleTimeoutMs: Number.POSITIVE_INFINITY };
-    await unlessCode(['lxd-failed', 'lxd-refused'], () => waitForOperation(lxd, running, options));
+    const ended = await unlessCode(['lxd-failed', 'lxd-refused'], () => waitForOperation(lxd, running, options));
+    if (ended && running === attempt.operation.checkpoint?.lxdImport) isWhole = true;
   }
 }

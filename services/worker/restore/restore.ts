@@ -83,13 +83,14 @@ export async function undoRestore(job: JobOf<'restore'>, attempt: Attempt, tools
 
 /** Removes the imported instance, unless it already has its final name. If that one does not start, for example, its owner must repair it. */
 async function removeImported(restoring: Restoring, signal: AbortSignal): Promise<void> {
-  const { job, attempt, tools, imported } = restoring;
+  const { attempt, tools, imported } = restoring;
   const { log } = attempt;
   await settleImport(imported, attempt, tools, signal);
   const here = await findInstances(restoring, signal);
   if (here.targetIsOurs && here.target) return handOver(restoring, here.target);
   if (!here.imported) return;
-  if (job.body.replace && !here.target && !here.replaced)
+  // If there was none when the restore began, this one is removed as after any restore.
+  if (attempt.operation.checkpoint?.givingWay && !here.target && !here.replaced)
     return void log.warn('the restored instance is kept: the one that it was to replace is gone', {
       instance: imported.instance,
     });
