@@ -20,7 +20,7 @@ import { parseOwnName } from '../lxd/ownNames.ts';
 import type { Nats } from '../nats/connection.ts';
 import { isNoResponders, isWrongSequence, natsFailure } from '../nats/failures.ts';
 import { jobsStream, onlyDeletes } from '../nats/streams.ts';
-import { jobSubject, parseJobSubject } from '../nats/subjects.ts';
+import { jobSubject, parseJobSubject, respelled } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../telemetry/trace.ts';
 
 interface Bodies {
@@ -157,6 +157,8 @@ export function parseJob({ subject, data }: Pick<RawJob, 'subject' | 'data'>): J
   const named = parseJobSubject(subject);
   if (!named)
     throw new LxstowError('bad-message', `subject ${subject} is not lxstow.jobs.<remote>.<kind>.<project>.<instance>`);
+  if (respelled(subject) !== subject)
+    throw new LxstowError('bad-message', `subject ${subject} must be spelled ${respelled(subject)}`);
   const { kind, source, unrestricted, ...address } = named;
   if (!isJobKind(kind))
     throw new LxstowError('bad-message', `subject ${subject}: there is no kind of job ${JSON.stringify(kind)}`);

@@ -17,9 +17,10 @@ export function encodeToken(name: string): string {
   );
 }
 
-/** Whether `encodeToken` made the token. Others name the same, so that a right that denies a name in a subject would not hold for them. */
-function isEncoded(token: string): boolean {
-  return encodeToken(decodeToken(token)) === token;
+/** The subject with each name as `encodeToken` spells it. Another spelling names the same, so that NATS's right that denies the name would not hold for it. */
+export function respelled(subject: string): string {
+  const tokens = subject.split('.').map((token) => encodeToken(decodeToken(token)));
+  return tokens.join('.');
 }
 
 /** Decodes what `encodeToken` made. */
@@ -77,12 +78,10 @@ type JobName = Address & { kind: string; source?: Address; unrestricted?: true }
 
 function parseJobTokens(tokens: string[]): JobName | undefined {
   const [, , remote = '', kind = '', project = '', instance = '', word, ...from] = tokens;
-  if (![project, instance].every(isEncoded)) return undefined;
   const job = { remote, kind, project: decodeToken(project), instance: decodeToken(instance) };
   if (tokens.length === 6) return job;
   const [sourceRemote = '', sourceProject = '', sourceInstance = ''] = from;
   if (tokens.length !== 10 || kind !== 'restore' || word !== fromWord) return undefined;
-  if (![sourceProject, sourceInstance].every(isEncoded)) return undefined;
   const source = { remote: sourceRemote, project: decodeToken(sourceProject), instance: decodeToken(sourceInstance) };
   return { ...job, source };
 }
@@ -150,11 +149,8 @@ export function parseApiSubject(pattern: string, subject: string): Record<string
     const token = tokens[index] ?? '';
     if (!name) return [];
     if (token === allToken) return [[name, all]];
-    if (isEncoded(token)) return [[name, decodeToken(token)]];
-    throw new LxstowError(
-      'bad-request',
-      `${token} in the subject must be written as ${encodeToken(decodeToken(token))}`,
-    );
+    if (respelled(token) === token) return [[name, decodeToken(token)]];
+    throw new LxstowError('bad-request', `${token} in the subject must be spelled ${respelled(token)}`);
   });
   return Object.fromEntries(named);
 }

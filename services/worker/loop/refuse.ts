@@ -5,7 +5,7 @@ import type { Operation } from '../../contract/schemas.ts';
 import { bury } from '../../jobs/deadLetters.ts';
 import type { Delivery } from '../../jobs/deliveries.ts';
 import { isJobKind } from '../../jobs/jobs.ts';
-import { parseJobSubject } from '../../nats/subjects.ts';
+import { parseJobSubject, respelled } from '../../nats/subjects.ts';
 import { fail, isFinal, newOperation } from '../../operations/operation.ts';
 import type { Log } from '../../telemetry/logger.ts';
 import type { OpenedWorker } from '../openTools.ts';
@@ -31,7 +31,8 @@ export async function refuse(
   if (failed && !(await operations.create(failed))) {
     const found = await operations.find(id, failed.remote);
     // A publisher could name the id of another job's operation, so only an operation of this message's job is failed, and only if no attempt has begun.
-    if (found && isOf(found.operation, failed) && !isFinal(found.operation)) {
+    const isNamed = respelled(message.subject) === message.subject;
+    if (found && isNamed && isOf(found.operation, failed) && !isFinal(found.operation)) {
       if (isUntouched(found.operation)) await operations.update(fail(found.operation, error, now), found.revision);
       // A newer worker may have run it, and have handed it back: leave the message to such a worker.
       else if (message.redelivered) return message.nak(forNewerMs);
