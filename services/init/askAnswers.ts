@@ -240,7 +240,8 @@ async function findNightly(asking: Asking): Promise<InitAnswers['nightly']> {
     given: nightly ?? (repeated && keepDaily !== undefined ? asIs : undefined),
     read: (text) => (text === asIs ? asIs : readTime(text)),
   });
-  if (time === undefined) return repeated ? 'none' : undefined;
+  // As an option, `no` means that init makes no schedule; as an answer, that init's schedule is to go.
+  if (time === undefined) return repeated && nightly === undefined ? 'none' : undefined;
   if (repeated && time === asIs && keepDaily === undefined) return undefined;
   const days = await answer(asking, {
     text: 'For how many nights should backups be kept?',

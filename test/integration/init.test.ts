@@ -304,6 +304,8 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await byHand(`${token} | lxstow remote add hand - && lxstow schedule create nightly --cron '0 1 * * *' --all`);
     const init = `${keys} lxstow init --yes --store ${endpoint}/lxstow --backup none`;
     assert.match(await type(init), /the schedule nightly was there before, and stays as it is; due next: \S+T01:00/);
+    const no = `printf '%s\\n' '' '' '' no '' | lxstow init`;
+    assert.match(await type(no), /has made no schedule/);
     assert.match(await type('lxstow init --undo'), /\/var\/lib\/lxstow, which was there before: trusted clients/);
     const { definition } = JSON.parse(await byHand('lxstow schedule show nightly --format json'));
     assert.deepEqual([definition.cron, definition.keep], ['0 1 * * *', undefined]);

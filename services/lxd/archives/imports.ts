@@ -55,8 +55,9 @@ export function openImport(lxd: LxdClient, address: Address, pool: string | unde
     },
     async finish(waiting, onTaken) {
       const { operation = '' } = await envelope;
-      await onTaken?.(operation);
-      await waitForOperation(lxd, operation, { ...waiting, idleTimeoutMs: Number.POSITIVE_INFINITY });
+      // LXD forgets an operation 5 s after its end, so wait for it at once.
+      const ended = waitForOperation(lxd, operation, { ...waiting, idleTimeoutMs: Number.POSITIVE_INFINITY });
+      await Promise.all([ended, onTaken?.(operation)]);
       if (await instanceExists(lxd, address, waiting.signal)) return;
       throw new LxstowError(
         'lxd-refused',

@@ -242,6 +242,9 @@ class Term {
       await forEach(open, cancelsAtOnce, async (each) => {
         if (!each.tried || !(await this.#cancelOperation(each)))
           return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
+        // If its job is gone, no worker ends the operation, and the run must not wait for that.
+        if (!each.fed && !(await lastQueuedJob(this.#options.nats, 'backup', each.child)))
+          return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
         // `#look` reads how it ended if the watch misses the change.
         this.#fleet.markFed(each);
         this.#cancelled.add(each);

@@ -139,14 +139,17 @@ export class SilentHosts {
 
   /** Removes the host's instances from the missing names; after the last host, what is still missing is a failure. */
   #noteUnmatched({ run, chunks }: OpenRun, known: ReadonlySet<string>): void {
-    const missing = run.missing?.filter((name) => !known.has(name));
+    const children = chunks.flat().map(({ child }) => child);
+    const there = children.filter(({ remote, reason }) => reason !== notThere(remote));
+    // A gateway of an earlier version may have planned a host's children and left their names.
+    const planned = new Set(there.map(({ instance }) => instance));
+    const missing = run.missing?.filter((name) => !known.has(name) && !planned.has(name));
     const isLast = run.away.every(({ planned }) => planned);
     run.missing = isLast ? undefined : missing;
     // Absent if a host was given up: it may have what is missing.
     if (!isLast || !missing) return;
-    const isEmpty = chunks.flat().every(({ child: { remote, reason } }) => reason === notThere(remote));
     run.failures = [
-      ...(isEmpty ? [missedFailure(whyEmpty(run.excluded))] : []),
+      ...(there.length === 0 ? [missedFailure(whyEmpty(run.excluded))] : []),
       ...missing.map((name) => missingFailure(name)),
     ].reduce(withFailure, run.failures);
   }

@@ -111,7 +111,8 @@ export class JobAttempt {
       attempts: attemptsOf(operation, attempts),
       isDependencyAway: gate !== undefined || cut,
       cutsByLxd,
-      waitedMs: clock.now - waitingSince,
+      // A wait for an earlier outage does not count.
+      waitedMs: clock.now - Math.max(waitingSince, gate ? Date.parse(gate.outage.since) : 0),
       patienceMs: patienceHours * hourMs,
     });
     switch (ending.kind) {

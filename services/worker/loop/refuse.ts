@@ -11,10 +11,11 @@ import type { Log } from '../../telemetry/logger.ts';
 import type { OpenedWorker } from '../openTools.ts';
 import type { Tools } from '../tools.ts';
 
+const hourMs = 3_600_000;
 /** How soon a message that this worker cannot read is offered again. */
 const forNewerMs = 30_000;
 
-type RefuseTools = Pick<OpenedWorker, 'nats' | 'operations'> & { tools: Pick<Tools, 'metrics'> };
+type RefuseTools = Pick<OpenedWorker, 'nats' | 'operations'> & { tools: Pick<Tools, 'metrics' | 'config'> };
 
 /** Fails the operation that the message names, keeps the message as a dead letter, and takes it off the queue. */
 export async function refuse(
@@ -33,12 +34,25 @@ export async function refuse(
     // A publisher could name the id of another job's operation, so only an operation of this message's job is failed, and only if no attempt has begun.
     const isNamed = respelled(message.subject) === message.subject;
     if (found && isNamed && isOf(found.operation, failed) && !isFinal(found.operation)) {
-      if (isUntouched(found.operation)) await operations.update(fail(found.operation, error, now), found.revision);
-      // A newer worker may have run it, and have handed it back: leave the message to such a worker.
-      else if (message.redelivered) return message.nak(forNewerMs);
+      const { operation, revision } = found;
+      if (message.redelivered && mayBeForNewer(operation, tools)) {
+        log.warn('message left to a newer worker', { error });
+        return message.nak(forNewerMs);
+      }
+      if (isUntouched(operation) || (message.redelivered && operation.status !== 'Running'))
+        await operations.update(fail(operation, error, now), revision);
     }
   }
   await discard(message, error, log, tools);
+}
+
+/** Whether a newer worker, which understands the message, may have begun the job and handed it back. Not for ever: the upgrade may have been taken back. */
+function mayBeForNewer(operation: Operation, { tools: { config } }: RefuseTools): boolean {
+  const { status, updated_at } = operation;
+  const { patienceHours } = config.worker;
+  return (
+    !isUntouched(operation) && status !== 'Cancelling' && Date.now() - Date.parse(updated_at) < patienceHours * hourMs
+  );
 }
 
 /** Whether no attempt of it has begun. */

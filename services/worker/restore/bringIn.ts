@@ -16,7 +16,7 @@ import type { Tools } from '../tools.ts';
 import { BlockedName, importArchive, settleImport } from './importArchive.ts';
 import { assertMayBring } from './mayBring.ts';
 import { prepare } from './prepare.ts';
-import { assertReplaceable } from './replace.ts';
+import { assertReplaceable, assertSame } from './replace.ts';
 import { findInstances, type InstancesFound, type Restoring, waitingOf } from './restoring.ts';
 
 /** Names to try. LXD was never seen to leave more than one volume behind. */
@@ -123,8 +123,11 @@ async function assertTargetFree({ job, attempt, target, tools }: Restoring, here
     throw new LxstowError('bad-request', `the name ${target.instance} is reserved for lxstow: choose another one`);
   if (here.target && job.body.replace) assertReplaceable(here.target, nameOf(target));
   const { checkpoint } = attempt.operation;
-  if (job.body.replace && checkpoint?.givingWay === undefined && !checkpoint?.importing)
-    await attempt.checkpoint({ givingWay: here.target ? identifierOf(here.target) : '' });
+  if (job.body.replace && !checkpoint?.importing) {
+    if (checkpoint?.givingWay === undefined)
+      await attempt.checkpoint({ givingWay: here.target ? identifierOf(here.target) : '' });
+    else if (here.target) assertSame(here.target, checkpoint.givingWay, target);
+  }
   if (!here.target || job.body.replace) return;
   throw new LxstowError(
     'conflict',

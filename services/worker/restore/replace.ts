@@ -72,6 +72,15 @@ export async function giveUp(restoring: Restoring, why: string): Promise<never> 
   throw new LxstowError('not-replaced', `instance ${nameOf(target)} could not be replaced, and is as it was: ${why}`);
 }
 
+/** Throws conflict if the instance is not the one that had the name when the restore began; `identifier` is empty if there was none. */
+export function assertSame(found: LxdInstance, identifier: string | undefined, target: Restoring['target']): void {
+  if (identifierOf(found) === identifier) return;
+  throw new LxstowError(
+    'conflict',
+    `instance ${nameOf(target)} is no longer the instance that was to be replaced: another client has put one in its place`,
+  );
+}
+
 /** Stops the instance that has the name, and renames it to one of our own names. */
 async function setAside(restoring: Restoring): Promise<void> {
   const { attempt, tools, target, replaced } = restoring;
@@ -83,11 +92,7 @@ async function setAside(restoring: Restoring): Promise<void> {
   if (!found) return;
   assertReplaceable(found, nameOf(target));
   if (!isOld(found)) {
-    if (identifierOf(found) !== checkpoint?.givingWay)
-      throw new LxstowError(
-        'conflict',
-        `instance ${nameOf(target)} is no longer the instance that was to be replaced: another client has put one in its place`,
-      );
+    assertSame(found, checkpoint?.givingWay, target);
     const kept = keptConfig(found);
     await attempt.checkpoint({ replaced: { status: found.status, kept } });
     const isTheSame = (instance: LxdInstance) =>
