@@ -10,7 +10,9 @@ describe('an operation', { timeout: 600_000 }, () => {
   let stack: Stack;
   before(async () => {
     // What LXD is still writing cannot be gone on from: fault/lies has that.
-    const worker = { slots: 1, partsInFlight: 2, graceMs: 0, sendAheadMiB: 0 };
+    // On a fast machine, a backup would end before it is cancelled.
+    const bandwidth = '150MiB';
+    const worker = { slots: 1, partsInFlight: 2, graceMs: 0, sendAheadMiB: 0, bandwidth };
     stack = await openStack('endings', { workers: 2, config: { worker } });
     await stack.launch('c1', { dataMiB: 300 });
   });

@@ -1,4 +1,5 @@
 /** LXD's own backups: creates and removes them. Known pitfalls are in docs/lxd.md. */
+import { setTimeout as delay } from 'node:timers/promises';
 import { unlessMissing } from '../../contract/errors.ts';
 import type { Address } from '../../contract/schemas.ts';
 import type { LxdClient } from '../connection/client.ts';
@@ -10,6 +11,9 @@ import { backupsPath, exportSize } from './exports.ts';
 export const mark = 'lxstow-';
 /** Added to the hours that a job may wait with its copy. Long enough to send 2 TB at 5 MB/s, and for LXD's hourly pruning. */
 const transferHours = 7 * 24;
+
+const mostLooks = 20;
+const lookEveryMs = 100;
 
 /** A complete backup in LXD. */
 export interface LxdBackup {
@@ -39,16 +43,16 @@ interface LxdBackupRequest {
 
 /**
  * Makes LXD write an uncompressed backup, because LXD may report Success for a compressed one although it is truncated. Resolves when LXD has begun.
- * `onProgress` gets the bytes written so far. LXD deletes a backup that lxstow could not remove a week after `waitHours`.
+ * `onProgress` gets the bytes written so far. `creating` aborts the request, some time after `signal`; default: with it. LXD deletes a backup that lxstow could not remove a week after `waitHours`.
  */
 export async function beginLxdBackup(
   lxd: LxdClient,
   address: Address,
   backup: LxdBackupRequest,
-  options: Omit<Waiting, 'onProgress'> & { onProgress: (bytes: number, text: string) => void },
+  options: Omit<Waiting, 'onProgress'> & { onProgress: (bytes: number, text: string) => void; creating?: AbortSignal },
 ): Promise<Writing> {
   const { project } = address;
-  const { signal } = options;
+  const { signal, creating = signal } = options;
   const { name, waitHours = 24 } = backup;
   const { operation = '' } = await lxd.call({
     method: 'POST',
@@ -62,8 +66,14 @@ export async function beginLxdBackup(
       compression_algorithm: 'none',
       version: backup.metadataVersion,
     },
-    signal,
+    signal: creating,
   });
+  if (signal.aborted) {
+    // LXD adds the backup a little later: a deletion before that would find nothing, and the backup would stay.
+    for (let look = 0; look < mostLooks && !(await lxdBackupExists(lxd, address, name, creating)); look++)
+      await delay(lookEveryMs);
+    throw lxd.failure(signal.reason, signal);
+  }
   const made = (async () => {
     await waitForOperation(lxd, operation, {
       ...options,

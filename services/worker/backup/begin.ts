@@ -8,7 +8,7 @@ import type { BackupAddress, Compression, ManifestLxd, Operation } from '../../c
 import type { JobOf } from '../../jobs/jobs.ts';
 import { beginLxdBackup, lxdBackupExists, mark, type Writing } from '../../lxd/archives/backups.ts';
 import { describeInstance, describeServer, readServer } from '../../lxd/instances.ts';
-import { type Attempt, bytesPerSecond } from '../../operations/attempt.ts';
+import { type Attempt, bytesPerSecond, lingering } from '../../operations/attempt.ts';
 import type { ObjectStore } from '../../storage/objectStore.ts';
 import type { Tools } from '../tools.ts';
 import { ArchiveUpload, type ArchiveUploadOptions } from './archiveUpload.ts';
@@ -142,6 +142,7 @@ async function generate(
     { name, optimized, instanceOnly, metadataVersion, waitHours: config.worker.patienceHours },
     {
       signal,
+      creating: lingering(signal),
       idleTimeoutMs: config.worker.lxdIdleTimeoutMs,
       onProgress: (bytes, text) => {
         if (bytes !== written) [written, movedAt] = [bytes, performance.now()];
