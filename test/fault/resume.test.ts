@@ -153,20 +153,35 @@ describe('a worker that is killed in the middle of its upload', { timeout: 600_0
   });
 });
 
+interface Scene extends AsyncDisposable {
+  stack: Stack;
+  /** The stack's store, without a worker's wires. */
+  store: ObjectStore;
+  /** Of the instance c1. */
+  files: Map<string, string>;
+}
+
+/** A stack with an instance and no worker. */
+async function openScene(name: string): Promise<Scene> {
+  await using opening = new AsyncDisposableStack();
+  const stack = opening.use(await openStack(name, { workers: 0 }));
+  const store = opening.use(createS3Store(loadConfig({ file: stack.stow.configFile, env: {} }).s3));
+  await stack.launch('c1');
+  const files = await stack.fingerprint('c1');
+  const owned = opening.move();
+  return { stack, store, files, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
 describe('an archive of one part, whose one request arrives, but is not answered', { timeout: 300_000 }, () => {
+  let scene: Scene;
   let stack: Stack;
-  let store: ObjectStore & Disposable;
+  let store: ObjectStore;
   let files: Map<string, string>;
   before(async () => {
-    stack = await openStack('one-request', { workers: 0 });
-    store = createS3Store(loadConfig({ file: stack.stow.configFile, env: {} }).s3);
-    await stack.launch('c1');
-    files = await stack.fingerprint('c1');
+    scene = await openScene('one-request');
+    ({ stack, store, files } = scene);
   });
-  after(async () => {
-    store?.[Symbol.dispose]();
-    await stack?.[Symbol.asyncDispose]();
-  });
+  after(() => scene?.[Symbol.asyncDispose]());
 
   /** Has a worker store the archive, and hear no answer; the archive names its operation by then. */
   async function unanswered(worker: WiredWorker): Promise<Answer> {
@@ -237,19 +252,15 @@ describe('an archive of one part, whose one request arrives, but is not answered
 });
 
 describe('a manifest whose request arrives, but is not answered', { timeout: 600_000 }, () => {
+  let scene: Scene;
   let stack: Stack;
-  let store: ObjectStore & Disposable;
+  let store: ObjectStore;
   let files: Map<string, string>;
   before(async () => {
-    stack = await openStack('manifests', { workers: 0 });
-    store = createS3Store(loadConfig({ file: stack.stow.configFile, env: {} }).s3);
-    await stack.launch('c1');
-    files = await stack.fingerprint('c1');
+    scene = await openScene('manifests');
+    ({ stack, store, files } = scene);
   });
-  after(async () => {
-    store?.[Symbol.dispose]();
-    await stack?.[Symbol.asyncDispose]();
-  });
+  after(() => scene?.[Symbol.asyncDispose]());
 
   const nameIn = (answer: Answer) => answer.body.metadata.name as string;
   const present = (key: string) => unlessMissing(() => store.stat(key, never));

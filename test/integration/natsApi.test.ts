@@ -170,17 +170,17 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     return id;
   }
 
+  /** Whether all of these are in the pages, once, and in more than one page. */
+  function assertInPages(listed: { id: string }[][], ids: string[]): void {
+    assert.ok(listed.length > 1);
+    const found = listed.flat().map(({ id }) => id);
+    assert.deepEqual(found.sort(), ids.sort());
+  }
+
   it('an answer fits a message, however much is asked for', async () => {
     const ids = await Promise.all(Array.from({ length: 800 }, () => waiting('x'.repeat(2000))));
     const listed = await pages('operations.list.other.default', 'operations', { limit: 1000 }, admin);
-    assert.ok(listed.length > 1);
-    assert.deepEqual(
-      listed
-        .flat()
-        .map(({ id }) => id)
-        .sort(),
-      ids.sort(),
-    );
+    assertInPages(listed, ids);
   });
 
   it('a list of runs or of their children fits a message, however long its reasons are', async () => {
@@ -210,14 +210,7 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     const ids = [await make(1500)];
     for (let i = 0; i < 70; i++) ids.push(await make(50));
     const listed = await pages(`runs.list.other.${project}`, 'runs', {}, admin);
-    assert.ok(listed.length > 1);
-    assert.deepEqual(
-      listed
-        .flat()
-        .map(({ id }) => id)
-        .sort(),
-      ids.sort(),
-    );
+    assertInPages(listed, ids);
     const id = listed.flat().find(({ counts }) => counts.total === 1500).id;
     const children = await pages(`runs.children.other.${project}`, 'children', { id, limit: 1000 }, admin);
     assert.ok((children[0]?.length ?? 0) < 1000);
