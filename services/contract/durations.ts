@@ -1,6 +1,7 @@
 /** Spans of time as people write them: `90s`, `30m`, `26h`, `8d`, `2w`; and times, as people read them or as a wrong clock made them. */
 
-const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
+export const hourMs = 3_600_000;
+const unitsMs: Record<string, number> = { s: 1000, m: 60_000, h: hourMs, d: 86_400_000, w: 604_800_000 };
 
 /** Milliseconds; NaN if the text is not a duration in one of these units. */
 export function parseDuration(text: string, units = 'smhdw'): number {

@@ -5,6 +5,7 @@ import { addAbortListener } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import tls from 'node:tls';
+import { withoutBrackets } from '../contract/hosts.ts';
 import { pemCertificates } from '../trust/certificates.ts';
 import { faultOfKey, type PairPlace } from '../trust/pair.ts';
 import { answerMs, type Report } from './finding.ts';
@@ -121,7 +122,7 @@ async function shownBy({
   greets = false,
   signal,
 }: Server): Promise<{ certificate: X509Certificate; distrust: string | undefined }> {
-  const host = bracketed.replace(/^\[|\]$/g, '');
+  const host = withoutBrackets(bracketed);
   const { promise, resolve, reject } = Promise.withResolvers<tls.TLSSocket>();
   const plain: Socket = connectTcp({ host, port });
   let secure: tls.TLSSocket | undefined;

@@ -1,7 +1,9 @@
 /** Checks Node.js, and the configuration for contradictions. Unknown keys were found when it was read. */
+
 import { stat } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { openIsal } from '../archive/compression/isal.ts';
+import { withoutBrackets } from '../contract/hosts.ts';
 import type { Config, RemoteConfig } from '../contract/schemas.ts';
 import { oldestNode } from '../contract/version.ts';
 import { ackWaitMs } from '../nats/streams.ts';
@@ -150,6 +152,6 @@ export async function examineFile(file: string, hasSecrets: boolean, report: Rep
 }
 
 function isHere(hostname: string): boolean {
-  const host = hostname.replace(/^\[|\]$/g, '');
+  const host = withoutBrackets(hostname);
   return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
 }

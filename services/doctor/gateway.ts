@@ -1,4 +1,5 @@
 /** Checks the gateway's certificate, its clients' certificates, and where notices go. Creates nothing: `lxstow gateway` creates what it needs. */
+
 import type { X509Certificate } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
 import { existsSync } from 'node:fs';
@@ -9,6 +10,7 @@ import { dirname, join } from 'node:path';
 import { until } from '../concurrency/until.ts';
 import { plural } from '../contract/amounts.ts';
 import { stateDir } from '../contract/config.ts';
+import { withoutBrackets } from '../contract/hosts.ts';
 import type { Config } from '../contract/schemas.ts';
 import { hostOf } from '../notices/allowedEndpoints.ts';
 import { isInTime } from '../trust/certificates.ts';
@@ -77,7 +79,7 @@ async function examineEndpoints({ endpoints }: Config['notify'], signal: AbortSi
 /** Warns about advertised addresses that the certificate does not name. They are in tokens, but only clients that pin the certificate can connect there. */
 function judgeNames(certificate: X509Certificate, advertised: string[], report: Report): void {
   const wrong = advertised
-    .map((address) => address.replace(/:\d+$/, '').replace(/^\[|\]$/g, ''))
+    .map((address) => withoutBrackets(address.replace(/:\d+$/, '')))
     .filter((host) => !(isIP(host) ? certificate.checkIP(host) : certificate.checkHost(host)));
   if (wrong.length > 0)
     report(

@@ -1,5 +1,7 @@
 /** Gauges that have the same values on every gateway, because they are read from NATS at each scrape: the queue, outages, and the state of each instance. */
+
 import { until } from '../concurrency/until.ts';
+import { hourMs } from '../contract/durations.ts';
 import { instanceStates as allStates, expectedFrom, isMisdated, statusOf } from '../fleet/judge.ts';
 import { countDeadLetters, countNotices, queueDepth, wordsFor } from '../jobs/queueDepth.ts';
 import type { Bucket } from '../nats/bucket/bucket.ts';
@@ -12,8 +14,6 @@ import { isCovered } from './views/statusView.ts';
 type GaugesOptions = Pick<GatewayParts, 'nats' | 'config' | 'fleet' | 'expected' | 'metrics' | 'log'> & {
   leasesBucket: Bucket;
 };
-
-const hourMs = 3_600_000;
 
 export class Gauges {
   readonly #options: GaugesOptions;

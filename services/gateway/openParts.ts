@@ -1,7 +1,9 @@
 /** Opens the gateway's parts: its connections to S3 and NATS, the stores on them, and the feeds that it follows. */
+
 import { hostname } from 'node:os';
 import { Threads } from '../archive/compression/threads.ts';
 import { Catalog } from '../backups/catalog.ts';
+import { hourMs } from '../contract/durations.ts';
 import type { Config } from '../contract/schemas.ts';
 import { Leases } from '../coordination/leases.ts';
 import { Reservations } from '../coordination/reservations.ts';
@@ -57,7 +59,6 @@ export interface OpenedParts {
 /** Tries of each S3 request: few, because a person waits for the answer. Workers are more patient. */
 const s3Attempts = 2;
 const s3IdleTimeoutMs = 5000;
-const hourMs = 3_600_000;
 
 /** Opens everything; disposing of `stack` closes it. Throws if the configuration is wrong, or NATS or the object store is not set up. */
 export async function openParts(options: PartsOptions, stack: AsyncDisposableStack): Promise<OpenedParts> {

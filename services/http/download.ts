@@ -2,8 +2,10 @@
  * GET requests whose bodies are read straight into the caller's memory, without chunks or copies (docs/adr/0021-downloads.md). Accepts only HTTP/1.1
  * with Content-Length; the body of an error, which says why, may lack it.
  */
+
 import net from 'node:net';
 import tls from 'node:tls';
+import { withoutBrackets } from '../contract/hosts.ts';
 import { DownloadConnection, type Waiting } from './downloadConnection.ts';
 import { dechunked, type ResponseHead, requestHead } from './downloadMessages.ts';
 
@@ -51,7 +53,7 @@ export class Downloader implements Disposable {
   #connect({ origin, hostname, port, protocol }: URL): DownloadConnection {
     const { socketPath, tls: tlsOptions } = this.#options;
     const isSecure = protocol === 'https:';
-    const address = { host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || (isSecure ? 443 : 80)) };
+    const address = { host: withoutBrackets(hostname), port: Number(port || (isSecure ? 443 : 80)) };
     const open = (onread: net.OnReadOpts) => {
       if (socketPath) return net.connect({ path: socketPath, onread });
       if (!isSecure) return net.connect({ ...address, onread });

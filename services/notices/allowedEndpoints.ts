@@ -1,6 +1,8 @@
 /** Where notices may go: which endpoints a request may name, and which addresses these must not resolve to. */
+
 import { BlockList, isIP } from 'node:net';
 import { LxstowError } from '../contract/errors.ts';
+import { withoutBrackets } from '../contract/hosts.ts';
 import type { Config } from '../contract/schemas.ts';
 
 /** An endpoint for logs and people: its origin only, because path and query are often secret. */
@@ -43,7 +45,7 @@ export function isListed(url: URL, { allowed }: Pick<Config['notify'], 'allowed'
 
 /** The host in the form that sockets take: an IPv6 address has no brackets. */
 export function hostOf({ hostname }: URL): string {
-  return hostname.replace(/^\[|\]$/g, '');
+  return withoutBrackets(hostname);
 }
 
 /** True for addresses that are not public: this host, link-local ones (cloud metadata), private networks, and addresses that translate to these. */

@@ -86,7 +86,7 @@ export function judgeFor<C extends Candidate>(
   keys: InstanceKeep | undefined,
   now: Date,
 ): Verdict<C>[] {
-  const meant = ruleFor(rule, keys, newestOf(backups, rule, now));
+  const meant = keys ? ruleFor(rule, keys, newestOf(backups, rule, now)) : rule;
   if (!keys || meant === rule) return judge(backups, rule, now);
   const alone = new Map(judge(backups, rule, now).map(({ backup, reasons }) => [backup, new Set(reasons)]));
   return judge(backups, meant, now).map(({ backup, action, reasons }) => ({

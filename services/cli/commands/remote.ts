@@ -1,8 +1,10 @@
 /** `lxstow remote`: manages the gateways that this client knows, and establishes trust between gateway and client. */
+
 import type { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { text } from 'node:stream/consumers';
 import { connect } from 'node:tls';
+import { withoutBrackets } from '../../contract/hosts.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import { connectionError, Gateway, Unreachable } from '../client/gatewayClient.ts';
 import {
@@ -189,7 +191,7 @@ async function firstThatAnswers(name: string, urls: string[]): Promise<Found> {
 /** Connects only to get the gateway's certificate; sends no request. */
 function look(name: string, url: string): Promise<Found> {
   const { hostname, port } = new URL(url);
-  const host = hostname.replace(/^\[|\]$/g, '');
+  const host = withoutBrackets(hostname);
   return new Promise((resolve, reject) => {
     const socket = connect({
       host,

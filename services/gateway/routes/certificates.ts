@@ -1,7 +1,9 @@
 /** Routes that list, add, change and remove trusted certificates, and make tokens with which clients add themselves. */
+
 import { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
 import type { Request, Response } from 'express';
+import { hourMs } from '../../contract/durations.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import {
   type CertificatePutBody,
@@ -29,8 +31,6 @@ import { bodyOf, query, requestorOf } from '../http/requests.ts';
 import { created, started, sync } from '../http/respond.ts';
 import type { RouteGroup } from '../http/route.ts';
 import { tokenOperation } from '../views/tokenOperation.ts';
-
-const hourMs = 3_600_000;
 
 export const certificateRoutes: RouteGroup = {
   path: '/1.0/certificates',

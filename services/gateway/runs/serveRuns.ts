@@ -1,5 +1,7 @@
 /** Feeds the children of runs to the queues, and starts the runs of schedules. One gateway at a time does each of these. */
+
 import { hostname } from 'node:os';
+import { hourMs } from '../../contract/durations.ts';
 import { Leases } from '../../coordination/leases.ts';
 import type { Bucket } from '../../nats/bucket/bucket.ts';
 import { Feeder } from '../../runs/feeder/feeder.ts';
@@ -8,8 +10,6 @@ import type { GatewayParts } from '../gatewayParts.ts';
 import { cancelOperation } from '../views/cancelOperation.ts';
 import { runTools } from './runView.ts';
 import { ownerTrouble } from './scheduleOwner.ts';
-
-const hourMs = 3_600_000;
 
 /** Runs until the gateway stops. */
 export async function serveRuns(parts: GatewayParts, leasesBucket: Bucket): Promise<void> {

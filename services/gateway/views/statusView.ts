@@ -1,12 +1,10 @@
 /** The state of each instance, for both APIs, from the records in the gateway's memory, without asking any host. */
-import { parseDuration } from '../../contract/durations.ts';
+import { hourMs, parseDuration } from '../../contract/durations.ts';
 import type { InstanceRecord, InstanceStatus } from '../../contract/schemas.ts';
 import { statusOf } from '../../fleet/judge.ts';
 import type { Inventory } from '../../fleet/storedRecord.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import type { ScheduleClient } from '../runs/scheduleChanges.ts';
-
-const hourMs = 3_600_000;
 
 interface StatusQuestion {
   /** Whether records of this host and project are wanted. */

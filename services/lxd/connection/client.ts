@@ -1,9 +1,11 @@
 /** Client for the REST API of LXD and Incus, over a unix socket or HTTPS: requests and envelopes. */
+
 import http, { type ClientRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import https from 'node:https';
 import { isIP } from 'node:net';
 import { JSONParser } from '@streamparser/json';
 import { asLxstowError, isFault, LxstowError } from '../../contract/errors.ts';
+import { withoutBrackets } from '../../contract/hosts.ts';
 import type { RemoteConfig } from '../../contract/schemas.ts';
 import { type Download, Downloader } from '../../http/download.ts';
 import { isRefusal } from './refusals.ts';
@@ -80,7 +82,7 @@ export class LxdClient implements Disposable {
       this.#transport = https;
       const tls = tlsOf(remote, config);
       // IPv6 addresses are in brackets.
-      const host = url.hostname.replace(/^\[|\]$/g, '');
+      const host = withoutBrackets(url.hostname);
       this.#agent = new https.Agent({ keepAlive: true, servername: isIP(host) ? '' : host, ...tls });
       this.#options = { host, port: url.port || 8443 };
       this.#host = `${url.hostname}:${url.port || 8443}`;

@@ -240,11 +240,12 @@ class Term {
       of.run.away = of.run.away.filter(({ planned }) => planned);
       const open = this.#fleet.open(of).filter((each) => !each.fed || !this.#cancelled.has(each));
       await forEach(open, cancelsAtOnce, async (each) => {
-        if (!each.tried || !(await this.#cancelOperation(each)))
-          return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
-        // If its job is gone, no worker ends the operation, and the run must not wait for that.
-        if (!each.fed && !(await lastQueuedJob(this.#options.nats, 'backup', each.child)))
-          return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
+        // If there is no operation, or no job by which a worker would end it, the run must not wait for that.
+        const isAwaited =
+          each.tried &&
+          (await this.#cancelOperation(each)) &&
+          (each.fed || (await lastQueuedJob(this.#options.nats, 'backup', each.child)));
+        if (!isAwaited) return this.#fleet.settle(each, { state: 'cancelled', reason: 'the run was cancelled' });
         // `#look` reads how it ended if the watch misses the change.
         this.#fleet.markFed(each);
         this.#cancelled.add(each);

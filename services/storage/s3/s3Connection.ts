@@ -1,4 +1,5 @@
 /** Signs and sends requests for one bucket (docs/adr/0002-s3-requests.md). */
+
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
 import { isDeepStrictEqual } from 'node:util';
@@ -6,6 +7,7 @@ import aws4 from 'aws4';
 import { Semaphore } from '../../concurrency/semaphore.ts';
 import { readText } from '../../contract/config.ts';
 import { isCode, isFault, LxstowError } from '../../contract/errors.ts';
+import { withoutBrackets } from '../../contract/hosts.ts';
 import type { Config } from '../../contract/schemas.ts';
 import { type Download, Downloader } from '../../http/download.ts';
 import type { Waiting } from '../../http/downloadConnection.ts';
@@ -169,7 +171,7 @@ export class S3Connection implements Disposable {
       method === 'PUT' || method === 'POST' ? { ...request.headers, ...length } : (request.headers ?? {});
     const { path, headers } = this.#signed({ ...request, headers: described });
     const { hostname: host, port } = this.#bucket;
-    const address = { host: host.replace(/^\[|\]$/g, ''), port, agent: this.#agent };
+    const address = { host: withoutBrackets(host), port, agent: this.#agent };
     const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
     const outgoing = (this.#isSecure ? https : http).request({ ...address, method, path, headers, signal }, resolve);
     outgoing.on('error', reject);

@@ -1,6 +1,8 @@
 /** Runs one attempt at a job, and records how it ended, in the operation and on the message. */
+
 import { addAbortListener } from 'node:events';
 import { jittered } from '../../concurrency/jitter.ts';
+import { hourMs } from '../../contract/durations.ts';
 import { asLxstowError, isCode, LxstowError } from '../../contract/errors.ts';
 import type { JobKind, Operation } from '../../contract/schemas.ts';
 import { bury } from '../../jobs/deadLetters.ts';
@@ -38,8 +40,6 @@ export interface AttemptTools extends Pick<OpenedWorker, 'nats' | 'nudges' | 'wa
   /** Aborts when running jobs must be handed back. */
   handingBack: AbortSignal;
 }
-
-const hourMs = 3_600_000;
 
 export class JobAttempt {
   readonly #job: Job;

@@ -1,5 +1,6 @@
 /** Hands back a job that comes from the queue while a dependency is away. Its operation says what it waits for. */
 
+import { hourMs } from '../../contract/durations.ts';
 import { asErrorCode, LxstowError } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Delivery } from '../../jobs/deliveries.ts';
@@ -16,8 +17,6 @@ import type { Tools } from '../tools.ts';
 export type PauseTools = Pick<OpenedWorker, 'worker' | 'nats' | 'operations' | 'waitingRoom'> & {
   tools: Pick<Tools, 'leases'>;
 };
-
-const hourMs = 3_600_000;
 
 /** Hands the job back until the dependency is back, and writes into its operation what it waits for, and since when. */
 export async function pause(

@@ -1,5 +1,6 @@
 /** Handles messages that no worker can process. */
 
+import { hourMs } from '../../contract/durations.ts';
 import type { LxstowError } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import { bury } from '../../jobs/deadLetters.ts';
@@ -11,7 +12,6 @@ import type { Log } from '../../telemetry/logger.ts';
 import type { OpenedWorker } from '../openTools.ts';
 import type { Tools } from '../tools.ts';
 
-const hourMs = 3_600_000;
 /** How soon a message that this worker cannot read is offered again. */
 const forNewerMs = 30_000;
 
