@@ -61,7 +61,9 @@ export async function openEngines(
   const starting = engines
     .filter((engine) => !missing.has(engine))
     .map(async (engine) => opening.use(await startLxd({ engine, log: quiet, name: engine })));
-  const lab = opening.use(await openLab({ name, log: quiet, lxd: false }));
+  const openingLab = openLab({ name, log: quiet, lxd: false }).then((lab) => opening.use(lab));
+  await Promise.allSettled([openingLab, ...starting]); // so that whatever started is stopped when another fails
+  const lab = await openingLab;
   const started = await Promise.all(starting);
   const { nats, s3 } = lab;
   assert.ok(nats && s3);
