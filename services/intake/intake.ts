@@ -221,10 +221,13 @@ export class Intake {
         if (!isCode(error, 'not-found')) throw error;
       });
       if (found && found.operation !== attempt.operation.id) return;
+      // Check the lease after reading: if a later attempt has written the manifest, the lease was lost before.
+      attempt.assertHeld();
       if (found) {
         await store.remove(manifestKey(prefix, address), signal);
         await keeper.removed(address);
       }
+      attempt.assertHeld();
       await store.remove(upload.key, signal);
     } catch (error) {
       attempt.log.error('left behind', { upload, error });

@@ -110,6 +110,8 @@ export interface ObjectStore {
   readRange(key: string, etag: string, start: number, into: Buffer, signal: AbortSignal): Promise<void>;
   /** Deletes an object; true if the bucket keeps it as an old version. Succeeds if the object is already gone. */
   remove(key: string, signal: AbortSignal): Promise<boolean>;
+  /** Resolves when every object that is there is on the disk. Does nothing for a store that answers only then. */
+  flush(signal: AbortSignal): Promise<void>;
   /** Puts a legal hold on an object, or releases it. Throws s3-refused if the bucket has no Object Lock. */
   hold(key: string, held: boolean, signal: AbortSignal): Promise<void>;
   /**

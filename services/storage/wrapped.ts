@@ -3,7 +3,7 @@ import type { ObjectStore } from './objectStore.ts';
 
 const calls = [
   ...(['probe', 'beginUpload', 'putPart', 'completeUpload', 'copyPart', 'listParts', 'abortUpload'] as const),
-  ...(['create', 'replace', 'tag', 'tagsOf', 'read', 'stat', 'readRange', 'remove', 'hold'] as const),
+  ...(['create', 'replace', 'tag', 'tagsOf', 'read', 'stat', 'readRange', 'remove', 'flush', 'hold'] as const),
 ];
 const listings = ['list', 'folders', 'listUploads'] as const;
 

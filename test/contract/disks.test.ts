@@ -95,6 +95,18 @@ for (const kind of serversHere)
       assert.equal((await later.read(key, never)).body.toString(), 'whole');
     });
 
+    it('keeps what was written before flush()', async () => {
+      const data = join(s3.dir, 'data');
+      await run('sync', ['-f', data]);
+      using before = open();
+      using store = open({ syncFolder: data });
+      await before.create('flushed/manifest', Buffer.from('whole'), small, never);
+      await store.flush(never);
+      await s3.cutPower();
+      using later = open();
+      assert.equal((await later.read('flushed/manifest', never)).body.toString(), 'whole');
+    });
+
     it(`says what it says when it is full, and takes objects again: ${differs.full ?? 's3-full'}`, async () => {
       const disk = join(s3.dir, 'data');
       const fill = join(disk, 'filled-by-the-test');

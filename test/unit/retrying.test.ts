@@ -157,6 +157,10 @@ class FaultyStore implements ObjectStore {
     });
   }
 
+  flush() {
+    return this.#run('flush', () => undefined);
+  }
+
   hold() {
     return this.#run('hold', () => undefined);
   }
@@ -244,6 +248,7 @@ const calls: Record<Single, (store: ObjectStore, signal: AbortSignal) => Promise
   stat: (store, signal) => store.stat('key', signal),
   readRange: (store, signal) => store.readRange('key', md5('key'), 0, Buffer.alloc(3), signal),
   remove: (store, signal) => store.remove('key', signal),
+  flush: (store, signal) => store.flush(signal),
   hold: (store, signal) => store.hold('key', true, signal),
 };
 

@@ -9,13 +9,14 @@ const run = promisify(execFile);
 /** How the error begins if an object could not be synced to the disk. */
 export const notOnDisk = 'a new object may not be on the disk, because `sync -f` failed for';
 
-/** Wraps the calls that make an object. */
+/** Wraps the calls that make an object, and adds `flush`. */
 export function onDisk<S extends Pick<ObjectStore, 'completeUpload' | 'create' | 'replace'>>(
   store: S,
   folder: string,
-): S {
+): S & Pick<ObjectStore, 'flush'> {
   return {
     ...store,
+    flush: (signal) => sync(folder, signal),
     completeUpload: async (upload, parts, signal, over) =>
       synced(store.completeUpload(upload, parts, signal, over), folder, signal),
     create: async (key, body, options, signal) => synced(store.create(key, body, options, signal), folder, signal),

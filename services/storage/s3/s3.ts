@@ -51,7 +51,7 @@ export function createS3Store(
   return {
     probe,
     ensureBucket,
-    ...(disk === undefined ? writes : onDisk(writes, disk)),
+    ...(disk === undefined ? { ...writes, flush: async () => undefined } : onDisk(writes, disk)),
     ...s3Listings(s3),
     ...s3Locks(s3),
     presign: async (key, { expirySeconds, filename }) =>

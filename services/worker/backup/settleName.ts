@@ -54,6 +54,8 @@ export async function isDone(address: BackupAddress, attempt: Attempt, tools: To
     await removeOwnManifest(address, attempt, tools);
     return false;
   }
+  // The attempt that wrote them may have ended before they were on the disk.
+  await store.flush(attempt.signal);
   await keeper.made(address, manifest, { operation });
   return true;
 }
