@@ -351,7 +351,7 @@ export interface RemoteConfig {
  */
 socket?: string
 /**
- * HTTPS address of LXD or Incus.
+ * HTTPS address of LXD or Incus. Its port is 8443 if it names none.
  */
 url?: string
 /**

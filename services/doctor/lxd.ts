@@ -1,5 +1,6 @@
 /** Checks that LXD is reachable, has what lxstow needs, and has room for the largest instance's backup. Changes nothing. */
 import { systemCode } from '../contract/errors.ts';
+import { portOf } from '../contract/hosts.ts';
 import type { RemoteConfig } from '../contract/schemas.ts';
 import { LxdClient } from '../lxd/connection/client.ts';
 import { defaultSocket } from '../lxd/connection/sockets.ts';
@@ -116,11 +117,10 @@ async function examineTls(
       report,
     );
   if (serverCertificate !== undefined) await readCertificates(serverCertificate, `${where}.serverCertificate`, report);
-  const { hostname, port } = new URL(url);
   try {
     await examineServer(
       `the certificate of LXD (${remote})`,
-      { host: hostname, port: Number(port || 8443), ca: undefined, signal: briefly(signal) },
+      { host: new URL(url).hostname, port: portOf(url), ca: undefined, signal: briefly(signal) },
       {
         renew: `On that host: \`lxc config trust list\`; remove server.crt and server.key of LXD, restart it, and set ${where}.serverCertificate to the new one.`,
       },

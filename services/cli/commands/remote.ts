@@ -4,7 +4,7 @@ import type { X509Certificate } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { text } from 'node:stream/consumers';
 import { connect } from 'node:tls';
-import { withoutBrackets } from '../../contract/hosts.ts';
+import { portOf, withoutBrackets } from '../../contract/hosts.ts';
 import { fingerprintOf } from '../../trust/certificates.ts';
 import { connectionError, Gateway, Unreachable } from '../client/gatewayClient.ts';
 import {
@@ -26,7 +26,6 @@ interface AddOptions {
   project?: string;
 }
 
-const usualPort = 8443;
 const connectTimeoutMs = 10_000;
 
 export async function addCommand(name: string, place: string | undefined, options: AddOptions): Promise<Exit> {
@@ -160,9 +159,7 @@ function urlOf(address: string): string {
   if (!URL.canParse(text)) throw wrong;
   const url = new URL(text);
   if (url.protocol !== 'https:' || url.pathname !== '/' || url.search || url.username) throw wrong;
-  // URL drops the default port of https.
-  const port = url.port || (/:443\/?$/.test(text) ? '443' : String(usualPort));
-  return `https://${url.hostname}:${port}`;
+  return `https://${url.hostname}:${portOf(text)}`;
 }
 
 interface Found {

@@ -5,7 +5,7 @@ import https from 'node:https';
 import { isIP } from 'node:net';
 import { JSONParser } from '@streamparser/json';
 import { asLxstowError, isFault, LxstowError } from '../../contract/errors.ts';
-import { withoutBrackets } from '../../contract/hosts.ts';
+import { portOf, withoutBrackets } from '../../contract/hosts.ts';
 import type { RemoteConfig } from '../../contract/schemas.ts';
 import { type Download, Downloader } from '../../http/download.ts';
 import { isRefusal } from './refusals.ts';
@@ -84,8 +84,9 @@ export class LxdClient implements Disposable {
       // IPv6 addresses are in brackets.
       const host = withoutBrackets(url.hostname);
       this.#agent = new https.Agent({ keepAlive: true, servername: isIP(host) ? '' : host, ...tls });
-      this.#options = { host, port: url.port || 8443 };
-      this.#host = `${url.hostname}:${url.port || 8443}`;
+      const port = portOf(config.url);
+      this.#options = { host, port };
+      this.#host = `${url.hostname}:${port}`;
       this.#origin = `https://${this.#host}`;
       this.#downloader = new Downloader({ tls });
     } else {
