@@ -4,6 +4,7 @@ import { LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import { type Nats, respond } from '../nats/connection.ts';
 import { isNoResponders, natsFailure } from '../nats/failures.ts';
+import { headersOf } from '../nats/messageHeaders.ts';
 import { askSubject } from '../nats/subjects.ts';
 import { listen } from '../nats/subscriptions.ts';
 import { formatTraceparent, type Trace, traceHeader, traceOf } from '../telemetry/trace.ts';
@@ -71,7 +72,7 @@ export function answerLookUp(
   signal: AbortSignal,
 ): void {
   const hear = (message: Msg) => {
-    const trace = traceOf(message.headers?.get(traceHeader));
+    const trace = traceOf(headersOf(message).headers?.get(traceHeader));
     answer(message.data, (question) => look(question, trace)).then(
       (found) => respond(nats, message, JSON.stringify(found)),
       (reason: Error) => respond(nats, message, JSON.stringify({ error: reason.message })),

@@ -4,6 +4,7 @@ import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import { LxstowError } from '../contract/errors.ts';
 import type { Nats } from '../nats/connection.ts';
 import { apiCode, natsFailure } from '../nats/failures.ts';
+import { headersOf } from '../nats/messageHeaders.ts';
 import { deadLetterStream, jobsStream } from '../nats/streams.ts';
 import { buriedSubject, deadSubject } from '../nats/subjects.ts';
 import type { Delivery } from './deliveries.ts';
@@ -34,13 +35,14 @@ const ownHeaders = [codeHeader, reasonHeader, operationHeader, sequenceHeader];
 const [natsPrefix, keptPrefix] = ['Nats-', 'Lxstow-Nats-'];
 const tries = 3;
 
-/** Stores the message unchanged, with the reason. A repeat is dropped as a duplicate. */
+/** Stores the message unchanged, with the reason; headers that cannot be read are left out. A repeat is dropped as a duplicate. */
 export async function bury(nats: Nats, message: Delivery, error: LxstowError): Promise<void> {
   const kept = headers();
-  for (const [name, values] of message.headers ?? []) {
+  const { headers: sent } = headersOf(message);
+  for (const [name, values] of sent ?? []) {
     for (const value of values) kept.append(name.startsWith(natsPrefix) ? `Lxstow-${name}` : name, value);
   }
-  const messageId = message.headers?.get('Nats-Msg-Id') || undefined;
+  const messageId = sent?.get('Nats-Msg-Id');
   kept.set(codeHeader, error.code);
   kept.set(reasonHeader, error.message.replaceAll(/[\r\n]+/g, ' '));
   kept.set(operationHeader, operationIdOf({ messageId, sequence: message.seq }));
@@ -136,7 +138,9 @@ function isMissing(error: unknown): boolean {
   return code === 10043 || (code === 10057 && /no message found/i.test((error as Error).message));
 }
 
-function letterOf({ seq, time, subject, data, header }: StoredMsg): DeadLetter {
+function letterOf(message: StoredMsg): DeadLetter {
+  const { seq, time, subject, data } = message;
+  const { headers: header = headers() } = headersOf(message);
   return {
     id: seq,
     time,

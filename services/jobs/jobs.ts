@@ -19,6 +19,7 @@ import {
 import { parseOwnName } from '../lxd/ownNames.ts';
 import type { Nats } from '../nats/connection.ts';
 import { isNoResponders, isWrongSequence, natsFailure } from '../nats/failures.ts';
+import { headersOf } from '../nats/messageHeaders.ts';
 import { jobsStream, onlyDeletes } from '../nats/streams.ts';
 import { jobSubject, parseJobSubject, respelled } from '../nats/subjects.ts';
 import { formatTraceparent, type Trace, traceHeader } from '../telemetry/trace.ts';
@@ -79,7 +80,7 @@ export async function lastQueuedJob(nats: Nats, kind: JobKind, address: Address)
   const query = { last_by_subj: jobSubject(kind, address) };
   const last = await nats.ask('looking at the queue', () => nats.jsm.streams.getMessage(jobsStream, query));
   if (!last) return undefined;
-  const messageId = last.header.get('Nats-Msg-Id');
+  const messageId = headersOf(last).headers?.get('Nats-Msg-Id');
   return { operation: operationIdOf({ messageId, sequence: last.seq }), since: last.time };
 }
 
@@ -135,7 +136,10 @@ interface RawJob {
   sequence: number;
 }
 
-/** The operation's id: the message's own id if that is a UUID, otherwise one derived from its sequence in the stream, which is the same at each delivery. */
+/**
+ * The operation's id: the message's own id if that can be read and is a UUID, otherwise one derived from its sequence in the stream, which is the same at
+ * each delivery.
+ */
 export function operationIdOf({ messageId, sequence }: Pick<RawJob, 'messageId' | 'sequence'>): string {
   if (messageId && faultsOf('names.json#/$defs/uuid', messageId).length === 0) return messageId;
   return uuid5(`${jobsStream}:${sequence}`);

@@ -68,14 +68,16 @@ export class WaitingRoom implements Disposable {
   /** NAKs the message until the lease may be free. */
   wait(message: Pick<Delivery, 'seq' | 'nak'>, lease: string, operation: string): void {
     if (this.#closed) return void message.nak();
-    const those = this.#byLease.get(lease) ?? new Set();
     const delayMs = this.#delayMs();
     // The delivery has a `reply`; its type does not.
     const { seq: sequence, reply } = message as typeof message & { reply: string };
+    // Another slot had it too: what a slot does before an attempt may take longer than `ackWaitMs`.
+    this.arrived(sequence);
     const due = performance.now() + delayMs;
     message.nak(delayMs);
     const waiting = { sequence, lease, operation, reply, due, called: false };
     this.#waiting.set(sequence, waiting);
+    const those = this.#byLease.get(lease) ?? new Set();
     this.#byLease.set(lease, those.add(waiting));
     this.#options.onChange(lease, 1);
   }

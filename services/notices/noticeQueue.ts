@@ -5,6 +5,7 @@ import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import { headers } from '@nats-io/transport-node';
 import type { Nats } from '../nats/connection.ts';
 import { natsFailure } from '../nats/failures.ts';
+import { headersOf } from '../nats/messageHeaders.ts';
 import { pull } from '../nats/pull.ts';
 import { noticesStream } from '../nats/streams.ts';
 import { noticeSubject } from '../nats/subjects.ts';
@@ -51,7 +52,9 @@ export async function queueNotice(nats: Nats, notice: QueuedNotice): Promise<voi
 }
 
 /** Parses the notice in a message; undefined if it is not one of ours. */
-export function parseNotice({ subject, headers: carried, data }: JsMsg): QueuedNotice | undefined {
+export function parseNotice(message: JsMsg): QueuedNotice | undefined {
+  const { subject, data } = message;
+  const { headers: carried } = headersOf(message);
   const [, , remote, operation] = subject.split('.');
   const [id, endpoint, namedBy] = [idHeader, endpointHeader, namedByHeader].map((name) => carried?.get(name));
   if (!remote || !operation || !id || !endpoint) return undefined;

@@ -365,6 +365,8 @@ export const anyMessage: fc.Arbitrary<AnyMessage> = fc.record({
         'Lxstow-Sequence',
         'Nats-TTL',
         'Nats-Expected-Stream',
+        // NATS takes such names; its clients do not.
+        ...['Foo Bar', 'Naïve', '\u007f', ''],
       ),
       fc.oneof(fc.constantFrom('1', '', 'LXSTOW_JOBS'), latin),
     ),

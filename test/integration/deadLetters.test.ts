@@ -3,10 +3,11 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { jetstream } from '@nats-io/jetstream';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect, headers } from '@nats-io/transport-node';
-import type { Operation } from '../../services/contract/schemas.ts';
+import type { Operation, Run, RunChild } from '../../services/contract/schemas.ts';
 import { operationIdOf } from '../../services/jobs/jobs.ts';
+import { requestRaw } from '../lab/rawNats.ts';
 import { attempt } from '../lab/run.ts';
 import { publish } from './publisher.ts';
 import { idOf, openStack, type Stack, until } from './stack.ts';
@@ -125,6 +126,46 @@ describe('dead letters', { timeout: 600_000 }, () => {
     );
     // biome-ignore lint/suspicious/noControlCharactersInRegex: that none reaches the terminal is the point
     assert.doesNotMatch(shown + table, /\u001b/);
+  });
+
+  it('are made of messages whose headers cannot be read, and no run waits for them', async () => {
+    const before = await list();
+    const nats = await connect({ servers: stack.nats.url });
+    const { consumers } = await jetstreamManager(nats);
+    await consumers.pause('LXSTOW_JOBS', 'local_transfer', new Date(Date.now() + 3_600_000));
+    const ids: string[] = [];
+    // NATS acts on the id; the client cannot read it.
+    for (const line of ['Foo Bar: x', 'Naïve: x', 'Who: a\nb']) {
+      const said = await requestRaw(stack.nats.url, c1, [`Nats-Msg-Id: ${randomUUID()}`, line], '{}');
+      ids.push(operationIdOf({ messageId: undefined, sequence: JSON.parse(said ?? '').seq }));
+    }
+    const body = { selector: { instances: ['c1'] } };
+    const run = await stack.stow.request('POST', '/1.0/runs', { body });
+    const children = async () =>
+      (await stack.stow.request('GET', `/1.0/runs/${idOf(run)}/children`)).body.metadata.children as RunChild[];
+    const [child] = await until(children, ([one]) => one?.state === 'skipped');
+    assert.match(String(child?.reason), new RegExp(`operation ${ids.at(-1)} is on the queue`));
+    await consumers.resume('LXSTOW_JOBS', 'local_transfer');
+    await nats.close();
+
+    const letters = await until(list, ({ length }) => length === before.length + ids.length);
+    const made = letters.slice(before.length);
+    assert.deepEqual(made.map(({ operation }) => operation).sort(), ids.sort());
+    for (const { code, reason, headers, subject, body } of made) {
+      assert.deepEqual({ code, headers, subject, body }, { code: 'bad-message', headers: [], subject: c1, body: '{}' });
+      assert.match(reason, /the message's headers cannot be read/);
+    }
+    for (const id of ids) assert.equal((await ended(id)).status, 'Failure');
+    const [first, ...others] = made.map(({ id }) => String(id));
+    const [, again = ''] = /operation (\S+)/.exec(await ok(['retry', String(first)])) ?? [];
+    assert.equal((await ended(again)).status, 'Success');
+    for (const id of others) await ok(['discard', id]);
+    const next = await stack.stow.request('POST', '/1.0/runs', { body });
+    const over = await until(
+      async () => (await stack.stow.request('GET', `/1.0/runs/${idOf(next)}`)).body.metadata as Run,
+      ({ status }) => status !== 'Running',
+    );
+    assert.equal(over.status, 'Success');
   });
 
   it('one whose cause is mended is a new operation when it is sent again, and no letter any more', async () => {

@@ -61,10 +61,10 @@ export function auditOverNats(log: Log, asked: { message: Msg; trace: Trace; sta
  * The client in another account: at each import of a service, NATS overwrites this header with the account, and with the user if the import has
  * `share: true`. Inside the gateway's own account, the header could only come from the client itself; there the inbox shows who it is.
  */
-export function userOf({ reply = '', headers }: Msg): { user: string; account?: string } {
-  if (!reply.startsWith('_R_.')) return { user: '' };
+export function userOf(message: Msg): { user: string; account?: string } {
+  if (!message.reply?.startsWith('_R_.')) return { user: '' };
   try {
-    const { acc: account, user = '' } = JSON.parse(headers?.get('Nats-Request-Info') ?? '') ?? {};
+    const { acc: account, user = '' } = JSON.parse(message.headers?.get('Nats-Request-Info') ?? '') ?? {};
     return { user, ...(account && { account }) };
   } catch {
     return { user: '' };

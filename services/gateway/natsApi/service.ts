@@ -14,6 +14,7 @@ import { parseJson } from '../../contract/json.ts';
 import { type Address, check, type Requestor, type ScheduleBody } from '../../contract/schemas.ts';
 import { version } from '../../contract/version.ts';
 import type { Nats } from '../../nats/connection.ts';
+import { headersOf } from '../../nats/messageHeaders.ts';
 import { all, apiSubject, parseApiSubject } from '../../nats/subjects.ts';
 import { keepSubscribed } from '../../nats/subscriptions.ts';
 import { choiceOf } from '../../runs/selector.ts';
@@ -134,7 +135,7 @@ async function answer(
   message: Msg,
   running: number,
 ): Promise<LxstowError | undefined> {
-  const trace = traceOf(message.headers?.get(traceHeader));
+  const trace = traceOf(headersOf(message).headers?.get(traceHeader));
   const about: Record<string, unknown> = { endpoint: endpoint.name };
   const error = await respond(parts, endpoint, message, running, trace, about);
   auditOverNats(parts.audit, { message, trace, status: error?.status ?? 200, body: about });
@@ -161,6 +162,9 @@ async function respond(
   }
   const largest = nats.connection.info?.max_payload ?? 1024 * 1024;
   try {
+    // The headers say which user asks.
+    const { fault } = headersOf(message);
+    if (fault) throw new LxstowError('bad-request', fault.message, { cause: fault });
     if (running > endpoint.atOnce)
       throw new LxstowError('queue-full', `more than ${endpoint.atOnce} requests at a time: try again`);
     const signal = AbortSignal.timeout(endpoint.timeoutMs);

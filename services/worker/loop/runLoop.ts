@@ -7,6 +7,7 @@ import type { Lease } from '../../coordination/leases.ts';
 import type { Deliveries, Delivery } from '../../jobs/deliveries.ts';
 import { isRequestOf, type Job, operationIdOf, parseJob } from '../../jobs/jobs.ts';
 import { returningPermits, waitKey } from '../../nats/bucketKeys.ts';
+import { headersOf } from '../../nats/messageHeaders.ts';
 import { Attempt } from '../../operations/attempt.ts';
 import { amend, isFinal, newOperation } from '../../operations/operation.ts';
 import type { Stored } from '../../operations/operationStore.ts';
@@ -46,18 +47,14 @@ export async function runLoop(options: LoopOptions): Promise<void> {
 
 async function handle(message: Delivery, options: LoopOptions): Promise<void> {
   options.waitingRoom.arrived(message.seq);
-  const raw = {
-    subject: message.subject,
-    data: message.data,
-    messageId: message.headers?.get('Nats-Msg-Id') || undefined,
-    sequence: message.seq,
-  };
-  const id = operationIdOf(raw);
-  const trace = traceOf(message.headers?.get(traceHeader));
+  const { headers, fault } = headersOf(message);
+  const id = operationIdOf({ messageId: headers?.get('Nats-Msg-Id'), sequence: message.seq });
+  const trace = traceOf(headers?.get(traceHeader));
   const log = options.log.child({ operation: id, trace: trace.id });
   let job: Job;
   try {
-    job = parseJob(raw);
+    if (fault) throw fault;
+    job = parseJob(message);
   } catch (error) {
     return refuse(message, id, asLxstowError(error), log, options);
   }
