@@ -377,6 +377,31 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
       assert.equal((await stack.stow.request('GET', '/1.0/schedules/mine')).status, 404);
     });
 
+    it('show no URL that may be secret, and keep it when they are edited', async () => {
+      const urls = { ping: 'https://hc-ping.com/secret', notifyEndpoint: 'https://hooks.example.net/secret?a=b' };
+      const selector = { instances: ['c1'], remotes: ['local'], projects: ['default'] };
+      const body = { name: 'mine', definition: { ...yearly, selector, ...urls } };
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules', { body })).status, 201);
+      const shown = await answered(here('show'), { name: 'mine' });
+      const { ping, notifyEndpoint } = shown.definition;
+      assert.deepEqual([ping, notifyEndpoint], ['https://hc-ping.com', 'https://hooks.example.net']);
+      const definition = { ...shown.definition, description: 'edited' };
+      for (const answer of [
+        await answered(here('list')),
+        await answered(here('edit'), { name: 'mine', definition }),
+        await answered(here('pause'), { name: 'mine' }),
+        await answered(here('resume'), { name: 'mine' }),
+      ])
+        assert.doesNotMatch(JSON.stringify(answer), /secret/);
+      const stored = (await stack.stow.request('GET', '/1.0/schedules/mine')).body.metadata;
+      assert.deepEqual(stored.definition, { ...body.definition, description: 'edited' });
+      const other = { ...definition, ping: 'https://hc-ping.com/other' };
+      await answered(here('edit'), { name: 'mine', definition: other });
+      const edited = (await stack.stow.request('GET', '/1.0/schedules/mine')).body.metadata;
+      assert.equal(edited.definition.ping, 'https://hc-ping.com/other');
+      assert.doesNotMatch(JSON.stringify(await answered(here('delete'), { name: 'mine' })), /secret|other/);
+    });
+
     it('that delete are run without their rule', async () => {
       const selector = { instances: ['c1'], remotes: ['local'], projects: ['default'] };
       const body = { name: 'mine', definition: { ...yearly, selector, keep: { keep_last: 1 } } };

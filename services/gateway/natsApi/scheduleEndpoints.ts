@@ -20,6 +20,8 @@ import { type Endpoint, firstFitting, isIn, type Question, selectorIn } from './
 const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
 const usualCount = 5;
+/** A publisher may change schedules, but NATS does not tell it from a client that may only read. */
+const masked = { mayChange: false };
 
 const schedule = 'nats-api.json#/$defs/schedule';
 const named = 'nats-api.json#/$defs/scheduleRequest';
@@ -130,14 +132,14 @@ export const scheduleEndpoints: Endpoint[] = [
 type Act = (parts: GatewayParts, question: Question, client: schedules.ScheduleClient) => Promise<StoredSchedule>;
 
 function shown(act: Act): Endpoint['run'] {
-  return async (parts, question) => showSchedule(parts, await act(parts, question, clientIn(question)));
+  return async (parts, question) => showSchedule(parts, await act(parts, question, clientIn(question)), masked);
 }
 
 async function schedulePage(parts: GatewayParts, question: Question): Promise<SchedulePage> {
   const { limit = usualLimit, after = '' } = question.body as ListRequest;
   const { may } = clientIn(question);
   const behind = (await parts.schedules.list()).filter((each) => each.schedule.name > after && may(each.schedule));
-  const page = await Promise.all(behind.slice(0, limit).map((each) => showSchedule(parts, each)));
+  const page = await Promise.all(behind.slice(0, limit).map((each) => showSchedule(parts, each, masked)));
   const fitting = firstFitting(page, (each) => each, question.room);
   const last = fitting.length < behind.length ? fitting.at(-1) : undefined;
   return { schedules: fitting, ...(last && { next: last.name }) };

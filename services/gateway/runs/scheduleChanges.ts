@@ -16,7 +16,7 @@ import type { Trace } from '../../telemetry/trace.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { instanceKeeps, shownKeep } from '../views/instanceKeeps.ts';
 import { runTools } from './runView.ts';
-import { activeFrom, checkSchedule } from './scheduleView.ts';
+import { activeFrom, checkSchedule, withStoredEndpoints } from './scheduleView.ts';
 
 /** The client that makes the request. */
 export interface ScheduleClient {
@@ -60,17 +60,18 @@ export async function createSchedule(
 export function editSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
-  { name, definition }: Pick<Schedule, 'name' | 'definition'>,
+  { name, definition: given }: Pick<Schedule, 'name' | 'definition'>,
 ): Promise<StoredSchedule> {
-  checkDefinition(parts, definition);
   const now = new Date().toISOString();
-  return change(parts, client, name, (schedule) =>
-    ownedBy(client, {
+  return change(parts, client, name, (schedule) => {
+    const definition = withStoredEndpoints(given, schedule.definition);
+    checkDefinition(parts, definition);
+    return ownedBy(client, {
       ...schedule,
       ...{ definition, updated_at: now },
       ...(isSameTime(schedule.definition, definition) ? {} : { since: now, begun: now }),
-    }),
-  );
+    });
+  });
 }
 
 function tooMany(what: string): LxstowError {
