@@ -15,6 +15,8 @@ import { newOperation } from '../../services/operations/operation.ts';
 import { tally } from '../../services/runs/fold.ts';
 import { RunStore } from '../../services/runs/runStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
+import { fingerprintOf } from '../../services/trust/certificates.ts';
+import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { type LabNatsWithRoles, type NatsUser, startNatsWithRoles } from '../lab/nats.ts';
 import { openStack, type Stack, until } from './stack.ts';
@@ -411,6 +413,47 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
       await answered('runs.wait.local.default', { id: run.id, timeout: 60 });
       assert.equal((await stack.stow.request('DELETE', '/1.0/schedules/mine')).status, 200);
     });
+
+    it('that delete are not resumed, neither at once nor by a pause that ends', async () => {
+      const selector = { instances: ['c1'], remotes: ['local'], projects: ['default'] };
+      const body = { name: 'mine', definition: { ...yearly, selector, keep: { keep_last: 1 } } };
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules', { body })).status, 201);
+      await answered(here('pause'), { name: 'mine', reason: 'the NAS moves' });
+      const until = new Date(Date.now() + 60_000).toISOString();
+      for (const [verb, request] of [
+        ['resume', { name: 'mine' }],
+        ['pause', { name: 'mine', until }],
+      ] as const)
+        assert.match(await refusal(here(verb), request), /has a rule that deletes backups/);
+      const { paused } = await answered(here('show'), { name: 'mine' });
+      assert.deepEqual([paused.reason, paused.until], ['the NAS moves', undefined]);
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules/mine/resume')).status, 200);
+      assert.equal((await stack.stow.request('DELETE', '/1.0/schedules/mine')).status, 200);
+    });
+
+    it('of a restricted client stay its own when a publisher resumes them, while it may have them', async () => {
+      const { certificate, fingerprint } = await restricted();
+      const body = { name: 'mine', definition: { ...yearly, selector: { instances: ['c1'], remotes: ['local'] } } };
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules', { body, certificate })).status, 201);
+      await answered(here('pause'), { name: 'mine' });
+      const resumed = await answered(here('resume'), { name: 'mine' });
+      assert.deepEqual([resumed.paused, resumed.requestor.username], [undefined, fingerprint]);
+      await answered(here('pause'), { name: 'mine' });
+      assert.equal((await stack.stow.request('DELETE', `/1.0/certificates/${fingerprint}`)).status, 200);
+      assert.equal((await answered(here('resume'), { name: 'mine' })).requestor.username, 'publisher');
+      assert.equal((await stack.stow.request('DELETE', '/1.0/schedules/mine')).status, 200);
+    });
+
+    /** A client that is trusted in the project default only. */
+    async function restricted(): Promise<{ certificate: Certificate; fingerprint: string }> {
+      const certificate = await makeCertificate({ commonName: 'restricted' });
+      const body = {
+        ...{ type: 'client', name: 'restricted', role: 'operator', restricted: true, projects: ['default'] },
+        certificate: certificate.cert.replaceAll(/-----.*-----|\s/g, ''),
+      };
+      assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
+      return { certificate, fingerprint: fingerprintOf(certificate.cert) };
+    }
 
     it('of other places are not there, and are listed where they belong', async () => {
       const wide = { name: 'wide', definition: { ...yearly, selector: { all: true } } };

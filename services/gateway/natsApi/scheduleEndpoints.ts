@@ -71,7 +71,8 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-pause',
     subject: 'schedules.pause.{remote}.{project}',
-    description: 'Pauses a schedule until it is resumed, or until a given time, and shows it as it is then.',
+    description:
+      'Pauses a schedule until it is resumed, or until a given time, and shows it as it is then. If a schedule has a rule that deletes backups, its pause can be changed only over HTTPS.',
     request: 'nats-api.json#/$defs/schedulePauseRequest',
     answer: schedule,
     run: shown((parts, question, client) => {
@@ -84,7 +85,7 @@ export const scheduleEndpoints: Endpoint[] = [
     name: 'schedules-resume',
     subject: 'schedules.resume.{remote}.{project}',
     description:
-      'Resumes a schedule, and shows it as it is then. Its next run starts when it is next due, not at once.',
+      'Resumes a schedule, and shows it as it is then. Its next run starts when it is next due, not at once. A schedule with a rule that deletes backups can be resumed only over HTTPS.',
     request: named,
     answer: schedule,
     run: shown((parts, question, client) => schedules.resumeSchedule(parts, client, nameIn(question))),
