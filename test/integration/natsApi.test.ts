@@ -593,14 +593,31 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     assert.ok(statuses.has('Pending') && statuses.has('Cancelled'), [...statuses].join());
   });
 
-  it('over 1000 waits at a time are refused, and the others answered', async () => {
-    const waits = await waiting();
-    const asked = Array.from({ length: 1001 }, () =>
-      ask('operations.wait.other.default', { id: waits, timeout: 60 }, admin),
-    );
+  it('one client has 250 of the waits, so that others can wait', async () => {
+    const waits = await waiting('', { remote: 'local' });
+    const wait = (connection = publisher) =>
+      ask('operations.wait.local.default', { id: waits, timeout: 60 }, connection);
+    const asked = Array.from({ length: 251 }, () => wait());
     const first = await Promise.race(asked);
     assert.equal(first.headers?.get('Lxstow-Error-Code'), 'queue-full');
-    await answered('operations.cancel.other.default', { id: waits }, admin);
+    assert.match(first.headers?.get('Nats-Service-Error') ?? '', /more than 250 requests of this client/);
+    const other = wait(admin);
+    await answered('operations.cancel.local.default', { id: waits }, admin);
+    assert.equal((await other).json<{ status: string }>().status, 'Cancelled');
+    assert.equal((await Promise.all(asked)).filter(({ headers }) => !headers).length, 250);
+  });
+
+  it('over 1000 waits at a time are refused, and the others answered', async () => {
+    const projects = ['p1', 'p2', 'p3', 'p4', 'p5'];
+    const waits = await Promise.all(projects.map((project) => waiting('', { project })));
+    const asked = Array.from({ length: 1001 }, (_, index) => {
+      const at = Math.floor(index / 250);
+      return ask(`operations.wait.other.${projects[at]}`, { id: waits[at], timeout: 60 }, admin);
+    });
+    const first = await Promise.race(asked);
+    assert.match(first.headers?.get('Nats-Service-Error') ?? '', /more than 1000 requests at a time/);
+    for (const [at, project] of projects.entries())
+      await answered(`operations.cancel.other.${project}`, { id: waits[at] }, admin);
     const ended = (await Promise.all(asked)).filter(({ headers }) => !headers);
     assert.equal(ended.length, 1000);
   });

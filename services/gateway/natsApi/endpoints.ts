@@ -25,7 +25,7 @@ import { type Endpoint, firstFitting, isIn, longWait, overAfter, type Question, 
 import { runEndpoints } from './runEndpoints.ts';
 import { scheduleEndpoints } from './scheduleEndpoints.ts';
 
-const usual = { atOnce: 32, timeoutMs: 20_000 };
+const usual = { atOnce: 32, atOncePerClient: 16, timeoutMs: 20_000 };
 const usualLimit = 100;
 
 export const endpoints: Endpoint[] = [

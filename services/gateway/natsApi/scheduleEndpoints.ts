@@ -17,7 +17,7 @@ import * as schedules from '../runs/scheduleChanges.ts';
 import { coversOnly, showSchedule } from '../runs/scheduleView.ts';
 import { type Endpoint, firstFitting, isIn, type Question, selectorIn } from './endpoint.ts';
 
-const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
+const usual = { atOnce: 32, atOncePerClient: 16, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
 const usualCount = 5;
 /** A publisher may change schedules, but NATS does not tell it from a client that may only read. */
