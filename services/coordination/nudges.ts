@@ -1,4 +1,5 @@
 /** A nudge tells a worker to read its operation again, after a cancel request. It may be lost: the worker reads at each heartbeat anyway. */
+import type { Operation } from '../contract/schemas.ts';
 import type { Nats } from '../nats/connection.ts';
 import { nudgeSubject } from '../nats/subjects.ts';
 import { listen } from '../nats/subscriptions.ts';
@@ -19,10 +20,10 @@ export class Nudges implements Disposable {
   }
 
   /** Calls `look` at each nudge of this operation, until disposed. */
-  on(operation: string, look: () => void): Disposable {
-    this.#looks.set(operation, look);
+  on({ id }: Pick<Operation, 'id'>, look: () => void): Disposable {
+    this.#looks.set(id, look);
     const forget = () => {
-      if (this.#looks.get(operation) === look) this.#looks.delete(operation);
+      if (this.#looks.get(id) === look) this.#looks.delete(id);
     };
     return { [Symbol.dispose]: forget };
   }

@@ -10,7 +10,7 @@ import { notAuthorized } from './access/apiClient.ts';
 import { audited } from './access/audit.ts';
 import type { Trust } from './access/trust.ts';
 import type { GatewayParts } from './gatewayParts.ts';
-import { respondToErrors } from './http/respond.ts';
+import { bodyEndsSoon, respondToErrors } from './http/respond.ts';
 import { expressPath, fullPath, type Method, type RouteGroup } from './http/route.ts';
 import { enrol } from './routes/certificates.ts';
 import { routeGroups } from './routes/table.ts';
@@ -27,6 +27,7 @@ export function createApp(parts: GatewayParts): Express {
     response.locals.trace = traceOf(request.get(traceHeader));
     next();
   });
+  app.use(bodyEndsSoon);
   app.use(containersAreInstances);
   app.use(audited(parts.audit));
   app.use(guarded);

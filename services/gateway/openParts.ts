@@ -12,6 +12,7 @@ import { Keeper } from '../fleet/keeper.ts';
 import { Intake } from '../intake/intake.ts';
 import { Submitter } from '../jobs/submit.ts';
 import { Bucket } from '../nats/bucket/bucket.ts';
+import { operationKey } from '../nats/bucketKeys.ts';
 import { connectNats } from '../nats/connection.ts';
 import { verifySetUp } from '../nats/setup.ts';
 import { leasesBucket } from '../nats/streams.ts';
@@ -100,7 +101,7 @@ export async function openParts(options: PartsOptions, stack: AsyncDisposableSta
   const reservations = new Reservations(leases);
   const intake = new Intake({
     ...{ ...transfers.tools, prefix, operations, reservations, catalog, keeper },
-    cancels: feed,
+    cancels: { on: ({ remote, id }, look) => feed.on(operationKey(remote, id), look) },
     onEnd: (operation, result) => countJob(metrics, operation, result),
   });
   const schedules = new ScheduleStore(nats);

@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
 import { type Msg, TimeoutError } from '@nats-io/transport-node';
 import { Semaphore } from '../concurrency/semaphore.ts';
-import { asLxstowError, type ErrorCode, LxstowError } from '../contract/errors.ts';
+import { asLxstowError, type ErrorCode, isCode, LxstowError } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
 import type { LxdInstance, LxdObject } from '../lxd/inventory.ts';
 import { type Nats, respond } from '../nats/connection.ts';
@@ -66,6 +66,25 @@ export async function askInventory(
     const last = items.at(-1) as LxdInstance | undefined;
     if (!more || next.kind !== 'instances' || !last) return found;
     next = { ...next, after: { project: last.project, name: last.name } };
+  }
+}
+
+/** The same, but a host that does not have all of a question's projects answers with the instances of those that it has. */
+export async function askInProjects(
+  nats: Nats,
+  remote: string,
+  question: InventoryQuestion,
+  timeoutMs: number,
+): Promise<LxdObject[]> {
+  try {
+    return await askInventory(nats, remote, question, timeoutMs);
+  } catch (error) {
+    // LXD refuses the whole list if one of the projects does not exist there.
+    const isRefused = isCode(error, 'not-found') || isCode(error, 'lxd-refused');
+    if (question.kind !== 'instances' || !question.projects || !isRefused) throw error;
+    const { projects, ...all } = question;
+    const found = await askInventory(nats, remote, all, timeoutMs);
+    return found.filter(({ project }) => projects.includes(String(project)));
   }
 }
 

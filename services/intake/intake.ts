@@ -210,13 +210,17 @@ export class Intake {
     }
   }
 
-  /** Removes what this upload has made. `completed`: archive and manifest may exist. */
+  /**
+   * Removes what this upload has made. `completed`: archive and manifest may exist. After a lost lease it removes neither: they may be of another process
+   * that has taken the operation over, and that process, or the janitor, removes what is left.
+   */
   async #undo(address: BackupAddress, upload: Upload, completed: boolean, attempt: Attempt): Promise<void> {
     const { store, catalog, keeper, prefix } = this.#tools;
-    const signal = cleanupSignal();
     try {
-      await store.abortUpload(upload, signal);
+      // Only this attempt has this upload: it may abort it after the lease is lost, too.
+      await store.abortUpload(upload, cleanupSignal());
       if (!completed) return;
+      const signal = AbortSignal.any([cleanupSignal(), attempt.leaseLost]);
       const found = await catalog.manifest(address, signal).catch((error) => {
         if (!isCode(error, 'not-found')) throw error;
       });

@@ -12,16 +12,20 @@ import type { Owner } from './owners.ts';
 export async function* abandonedUploads(tools: SearchTools): AsyncGenerator<Leftover> {
   const { owners, operations, leasesBucket, settledMs } = tools;
   /** Returns the operation if its gateway no longer works on it. */
-  const abandoned = async (id: string) => {
-    const found = await operations.find(id);
+  const abandoned = async ({ id, remote }: Operation) => {
+    const found = await operations.find(id, remote);
     if (!found || isFinal(found.operation)) return undefined;
     const { backup = '', updated_at } = found.operation;
     const { entry } = await leasesBucket.get(claimKey(found.operation, backup, id));
     return entry || Date.now() - Date.parse(updated_at) < settledMs ? undefined : found;
   };
-  for (const { kind, id, updated_at } of owners.known) {
-    if (kind !== 'upload' || !(await abandoned(id))) continue;
-    const ownerNow = async (): Promise<Owner> => ({ state: (await abandoned(id)) ? 'ended' : 'living', operation: id });
+  for (const known of owners.known) {
+    const { kind, id, updated_at } = known;
+    if (kind !== 'upload' || !(await abandoned(known))) continue;
+    const ownerNow = async (): Promise<Owner> => ({
+      state: (await abandoned(known)) ? 'ended' : 'living',
+      operation: id,
+    });
     yield {
       kind: 'operation',
       what: id,
@@ -30,7 +34,7 @@ export async function* abandonedUploads(tools: SearchTools): AsyncGenerator<Left
       owner: { state: 'ended', operation: id },
       ownerNow,
       async remove() {
-        const found = await abandoned(id);
+        const found = await abandoned(known);
         if (!found) return false;
         return (await operations.update(await ended(found.operation, tools), found.revision)) !== undefined;
       },

@@ -88,11 +88,12 @@ export class Owners {
 
   /** The owner of a thing that has an operation's id in its name. */
   async ofOperation(id: string): Promise<Owner> {
-    const { entry } = await this.#operations.get(operationKey('*', id));
-    if (entry) {
-      const operation = readOperation(entry.value);
+    // On any host, because two hosts in the configuration may be the same LXD. Publishers choose ids, so two operations may have one.
+    const found = await this.#operations.entries(operationKey('*', id));
+    if (found.length > 0) {
       // An operation that cannot be read may be unfinished.
-      return { state: operation && this.#hasEnded(operation) ? 'ended' : 'living', operation: id };
+      const haveEnded = found.map(({ value }) => readOperation(value)).every((each) => each && this.#hasEnded(each));
+      return { state: haveEnded ? 'ended' : 'living', operation: id };
     }
     return { state: this.#leased.has(id) ? 'living' : 'unclear', operation: id };
   }
@@ -102,8 +103,9 @@ export class Owners {
     const reserved = await this.ofReservation(address, address.backup);
     if (reserved.state === 'living') return reserved;
     const named: Operation[] = [];
-    for (const { id } of this.#known.filter((operation) => this.#names(operation, address, key))) {
-      const operation = await this.#find(id);
+    for (const { id, remote } of this.#known.filter((operation) => this.#names(operation, address, key))) {
+      const { entry } = await this.#operations.get(operationKey(remote, id));
+      const operation = entry && readOperation(entry.value);
       if (!operation) continue;
       if (!this.#hasEnded(operation)) return { state: 'living', operation: id };
       // One that was refused, because the name is taken, has not left the archive that is there.
@@ -142,12 +144,6 @@ export class Owners {
   /** When the operation becomes final, its worker still has to release leases and the backup's name. */
   #hasEnded(operation: Operation): boolean {
     return isFinal(operation) && Date.now() - Date.parse(operation.updated_at) >= this.#settledMs;
-  }
-
-  /** On any host in the configuration, because two hosts may be the same LXD. */
-  async #find(id: string): Promise<Operation | undefined> {
-    const { entry } = await this.#operations.get(operationKey('*', id));
-    return entry && readOperation(entry.value);
   }
 
   #names(operation: Operation, address: BackupAddress, key: string): boolean {

@@ -177,15 +177,16 @@ export class Adoption {
     const { store, reservations, prefix, heartbeatMs, log } = this.#tools;
     const { id, backup, checkpoint } = operation;
     if (backup === undefined) return;
-    await using claim = new Claim(await this.#claim(claimKey(operation, backup, id), id, signal), heartbeatMs, log);
+    const lease = await this.#claim(claimKey(operation, backup, id), id, signal);
+    await using _claim = new Claim(lease, heartbeatMs, log);
     if (!checkpoint?.key || !checkpoint.uploadId) return;
     const { key, uploadId } = checkpoint;
     await store.abortUpload({ key, uploadId }, signal);
     // While the name is ours, an object under it is the result of that upload.
     if (!(await reservations.take(operation, backup, id))) return;
     const described = await unlessMissing(() => store.stat(manifestKey(prefix, { ...operation, backup }), signal));
-    claim.assertHeld();
-    if (!described) await store.remove(key, signal);
+    lease.assertHeld();
+    if (!described) await store.remove(key, AbortSignal.any([signal, lease.lost]));
   }
 }
 

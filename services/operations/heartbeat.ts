@@ -1,9 +1,10 @@
 /** Keeps an attempt's leases alive while its work runs. */
+import type { Operation } from '../contract/schemas.ts';
 import type { Attempt } from './attempt.ts';
 
 /** Calls `checkCancel` whenever a cancel of the operation is requested, until the returned object is disposed. */
 export interface CancelSource {
-  on(operation: string, checkCancel: () => void): Disposable;
+  on(operation: Pick<Operation, 'id' | 'remote'>, checkCancel: () => void): Disposable;
 }
 
 /**
@@ -18,7 +19,7 @@ export function keepAlive(
 ): Disposable {
   const { log, operation } = attempt;
   const checkCancel = () => attempt.lookForCancel().catch((error) => log.debug('not checked for a cancel', { error }));
-  const heard = cancels.on(operation.id, checkCancel);
+  const heard = cancels.on(operation, checkCancel);
   const timer = setInterval(() => {
     onBeat();
     attempt.renew().catch((error) => log.warn('leases not renewed', { error }));

@@ -1,7 +1,7 @@
 /** The operations' bucket. Every change is a compare-and-set. */
 import type { KvEntry } from '@nats-io/kv';
 import type { Operation, OperationMetadata } from '../contract/schemas.ts';
-import { Bucket, parseRecord } from '../nats/bucket/bucket.ts';
+import { Bucket, type Entry, parseRecord } from '../nats/bucket/bucket.ts';
 import { Feed, type Followed } from '../nats/bucket/feed.ts';
 import { type ScanOptions, scan } from '../nats/bucket/scan.ts';
 import { has, isObject, isText, validRecord } from '../nats/bucket/validRecord.ts';
@@ -76,10 +76,24 @@ export class OperationStore {
     return true;
   }
 
-  /** Finds the operation with this id, by default on any remote. */
-  async find(id: string, remote = '*'): Promise<Stored | undefined> {
+  /** Finds the operation with this id on a remote. */
+  async find(id: string, remote: string): Promise<Stored | undefined> {
     const { entry } = await this.#bucket.get(operationKey(remote, id));
-    return entry && { operation: parseRecord<Operation>(entry.value), revision: entry.revision };
+    return entry && storedIn(entry);
+  }
+
+  /**
+   * Finds the operation with this id on any remote. Publishers choose ids, so several remotes may have operations of one id: returns the one that was
+   * written last among those that `wants` accepts.
+   */
+  async findAnywhere(id: string, wants: (operation: Operation) => boolean): Promise<Stored | undefined> {
+    const keys = operationKey('*', id);
+    const { entry, revision } = await this.#bucket.get(keys);
+    if (revision === 0) return undefined;
+    const last = entry && storedIn(entry);
+    if (last && wants(last.operation)) return last;
+    const wanted = (await this.#bucket.entries(keys)).map(storedIn).filter(({ operation }) => wants(operation));
+    return wanted.sort((a, b) => b.revision - a.revision)[0];
   }
 
   /** All operations of a remote, by default of all: unfinished and finished. */
@@ -175,15 +189,22 @@ export class OperationStore {
     return watchBucket(this.#nats, operationsBucket, '>', each, signal, onTrouble);
   }
 
-  /** A feed of all operations, until the signal aborts. */
+  /** A feed of all operations by their keys (`operationKey`), until the signal aborts. */
   feed(log: Log, signal: AbortSignal): Promise<Feed<Operation>> {
     const followed: Followed<Operation> = {
       what: 'operations',
-      find: async (id) => (await this.find(id))?.operation,
+      find: async (key) => {
+        const { entry } = await this.#bucket.get(key);
+        return entry && storedIn(entry).operation;
+      },
       watch: (...options) => this.watch(...options),
-      idOf: ({ id }) => id,
+      idOf: ({ remote, id }) => operationKey(remote, id),
       hasEnded: isFinal,
     };
     return Feed.open(followed, log, signal);
   }
+}
+
+function storedIn({ value, revision }: Entry): Stored {
+  return { operation: parseRecord<Operation>(value), revision };
 }

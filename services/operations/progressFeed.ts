@@ -2,6 +2,7 @@
 import { parseJson } from '../contract/json.ts';
 import { check, type Operation, type Progress } from '../contract/schemas.ts';
 import type { Feed } from '../nats/bucket/feed.ts';
+import { operationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
 import { parseProgressSubject, progressSubject } from '../nats/subjects.ts';
 import { listen } from '../nats/subscriptions.ts';
@@ -16,7 +17,7 @@ const mostReads = 16;
 export class ProgressFeed implements Disposable {
   readonly #nats: Nats;
   readonly #operations: Pick<OperationStore, 'find'>;
-  /** Running operations, that which was silent for longest first. */
+  /** Running operations by their keys, that which was silent for longest first. A worker may publish the progress of its host's operations only. */
   readonly #known = new Map<string, { operation: Operation; progress?: Progress }>();
   readonly #reading = new Set<string>();
   readonly #listeners: ((operation: Operation) => void)[] = [];
@@ -36,7 +37,7 @@ export class ProgressFeed implements Disposable {
 
   /** The operation with its latest progress. */
   latest(operation: Operation): Operation {
-    return withProgress(operation, this.#known.get(operation.id)?.progress);
+    return withProgress(operation, this.#known.get(keyOf(operation))?.progress);
   }
 
   [Symbol.dispose](): void {
@@ -44,9 +45,9 @@ export class ProgressFeed implements Disposable {
   }
 
   #see(operation: Operation): void {
-    const { id } = operation;
-    const progress = this.#known.get(id)?.progress;
-    this.#known.delete(id);
+    const key = keyOf(operation);
+    const progress = this.#known.get(key)?.progress;
+    this.#known.delete(key);
     if (isAtWork(operation)) this.#remember({ operation, ...(progress && { progress }) });
   }
 
@@ -55,41 +56,43 @@ export class ProgressFeed implements Disposable {
     if (!named) return;
     try {
       const progress = check('progress.json', parseJson(data, 'progress', 'bad-message'), 'progress', 'bad-message');
-      const known = this.#known.get(named.operation)?.operation;
-      if (known) this.#passOn(known, named.remote, progress);
+      const known = this.#known.get(operationKey(named.remote, named.operation))?.operation;
+      if (known) this.#passOn(known, progress);
       else void this.#read(named, progress);
     } catch (error) {
       this.#nats.log.debug('progress that cannot be read', { subject, error });
     }
   }
 
-  /** A worker may not publish the progress of another host's operation. */
-  #passOn(operation: Operation, remote: string, progress: Progress): void {
-    const { id } = operation;
-    if (operation.remote !== remote) return;
+  #passOn(operation: Operation, progress: Progress): void {
     const shown = withProgress(operation, progress);
     if (shown === operation) return;
-    this.#known.delete(id);
+    this.#known.delete(keyOf(operation));
     this.#remember({ operation, progress });
     for (const see of this.#listeners) see(shown);
   }
 
   #remember(known: { operation: Operation; progress?: Progress }): void {
-    this.#known.set(known.operation.id, known);
+    this.#known.set(keyOf(known.operation), known);
     const [oldest] = this.#known.keys();
     if (this.#known.size > mostRemembered && oldest !== undefined) this.#known.delete(oldest);
   }
 
   async #read({ remote, operation: id }: { remote: string; operation: string }, progress: Progress): Promise<void> {
-    if (this.#reading.has(id) || this.#reading.size >= mostReads) return;
-    this.#reading.add(id);
+    const key = operationKey(remote, id);
+    if (this.#reading.has(key) || this.#reading.size >= mostReads) return;
+    this.#reading.add(key);
     try {
       const found = await this.#operations.find(id, remote);
-      if (found) this.#passOn(found.operation, remote, progress);
+      if (found) this.#passOn(found.operation, progress);
     } catch (error) {
       this.#nats.log.debug('the record of an operation was not read', { operation: id, error });
     } finally {
-      this.#reading.delete(id);
+      this.#reading.delete(key);
     }
   }
+}
+
+function keyOf({ remote, id }: Operation): string {
+  return operationKey(remote, id);
 }

@@ -1,7 +1,7 @@
 /** Asks hosts for the instances that a run's selector chooses. */
-import { asLxstowError, isCode, type LxstowError } from '../contract/errors.ts';
+import { asLxstowError, type LxstowError } from '../contract/errors.ts';
 import type { Address, RunSelector } from '../contract/schemas.ts';
-import { askInventory } from '../hosts/hostInventory.ts';
+import { askInProjects } from '../hosts/hostInventory.ts';
 import type { LxdInstance } from '../lxd/inventory.ts';
 import type { Nats } from '../nats/connection.ts';
 import { excludeKey, scheduleKey, select } from './selector.ts';
@@ -15,22 +15,14 @@ export interface Heard {
 
 /** The instances of a host that the selector chooses. Throws as askInventory does. */
 export async function chosenOn(nats: Nats, remote: string, selector: RunSelector, timeoutMs: number): Promise<Heard> {
-  const ask = async (projects: string[] | undefined) => {
-    const question = { kind: 'instances' as const, full: false, ...(projects && { projects }) };
-    return (await askInventory(nats, remote, question, timeoutMs)) as LxdInstance[];
-  };
-  // LXD refuses the whole list if one of the projects does not exist there.
-  const found = await ask(selector.projects).catch((error) => {
-    if (selector.projects && (isCode(error, 'not-found') || isCode(error, 'lxd-refused'))) return ask(undefined);
-    throw error;
-  });
-  const { chosen, excluded } = select(found, selector);
   const { projects } = selector;
-  const theirs = found.filter(({ project }) => projects === undefined || projects.includes(project));
+  const question = { kind: 'instances' as const, full: false, ...(projects && { projects }) };
+  const found = (await askInProjects(nats, remote, question, timeoutMs)) as LxdInstance[];
+  const { chosen, excluded } = select(found, selector);
   return {
     addresses: chosen.map(({ project, name }) => ({ remote, project, instance: name })),
     excluded,
-    known: new Set(theirs.map(({ name }) => name)),
+    known: new Set(found.map(({ name }) => name)),
   };
 }
 

@@ -7,7 +7,7 @@
 import { forEach } from '../concurrency/orderedMap.ts';
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError } from '../contract/errors.ts';
-import type { CreateRunBody, Run, Schedule, ScheduleBody } from '../contract/schemas.ts';
+import type { CreateRunBody, Requestor, Run, Schedule, ScheduleBody } from '../contract/schemas.ts';
 import { type LeaseTools, serveUnderLease } from '../coordination/serveUnderLease.ts';
 import { uuid5 } from '../jobs/jobs.ts';
 import { schedulerLeaseKey } from '../nats/bucketKeys.ts';
@@ -104,12 +104,21 @@ async function makeRun(
   const known = early && (await options.runs.find(id));
   if (known) return known.run;
   const asker = { ...(requestor && { requestor }), trace: traceOf(undefined), occasion };
-  return createRun(options, runRequest(name, definition, id), hostsOf(definition, options.remotes), asker);
+  const request = requestFor(requestor, runRequest(name, definition, id));
+  return createRun(options, request, hostsOf(definition, options.remotes), asker);
 }
 
 /** The schedule's hosts that are in the configuration. */
 export function hostsOf({ selector }: ScheduleBody, configured: string[]): string[] {
   return configured.filter((each) => selector?.remotes?.includes(each) ?? true);
+}
+
+/**
+ * The request as this client may make it. The right to publish runs is a right to make backups, not to delete them. With a rule, each new backup could
+ * cause the deletion of an older one.
+ */
+export function requestFor(requestor: Requestor | undefined, { keep, ...request }: CreateRunBody): CreateRunBody {
+  return keep && requestor?.protocol !== 'nats' ? { ...request, keep } : request;
 }
 
 export function runRequest(name: string, definition: ScheduleBody, id: string): CreateRunBody {

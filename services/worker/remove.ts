@@ -91,6 +91,8 @@ export async function removeBackup(
   await attempt.checkpoint({ key, removing: await identityOf(found, key, store, signal) });
   attempt.assertOwned();
   await store.remove(manifestKey(prefix, address), signal);
+  // If the lease is lost, another worker finishes the removal, and then another backup may get this name.
+  attempt.assertOwned();
   const isKept = await store.remove(key, signal);
   await keeper.removed(address);
   return { bytes: found.manifest?.archive.size ?? 0, isKept };
@@ -100,13 +102,17 @@ export async function removeBackup(
 export async function finishRemoval(
   address: BackupAddress,
   { archive }: RemovedBackup,
-  { signal }: Attempt,
+  attempt: Attempt,
   { catalog, config, keeper, reservations, store }: Tools,
 ): Promise<void> {
+  const { signal } = attempt;
   if (await catalog.has(address, signal)) return;
   const key = archiveKey(config.s3.prefix, address);
   const isLeft = archive !== undefined && (await etagAt(store, key, signal)) === archive;
-  if (isLeft && (await reservations.holder(address, address.backup)) === undefined) await store.remove(key, signal);
+  if (isLeft && (await reservations.holder(address, address.backup)) === undefined) {
+    attempt.assertOwned();
+    await store.remove(key, signal);
+  }
   await keeper.removed(address);
 }
 

@@ -104,7 +104,7 @@ describe('a worker that is killed in the middle of its upload', { timeout: 600_0
         const answer = await stack.stow.request('POST', '/1.0/instances/c1/backups?compression=none');
         await killed.promise;
         await first[Symbol.asyncDispose]();
-        const { checkpoint } = (await operations.find(idOf(answer)))?.operation ?? {};
+        const { checkpoint } = (await operations.find(idOf(answer), '*'))?.operation ?? {};
         assert.ok(checkpoint?.key && checkpoint.uploadId && checkpoint.lxdBackup);
         await change({ key: checkpoint.key, uploadId: checkpoint.uploadId }, checkpoint.lxdBackup);
         await using second = await startWiredWorker(stack, slots);
@@ -140,7 +140,7 @@ describe('a worker that is killed in the middle of its upload', { timeout: 600_0
         });
         const answer = await stack.stow.request('POST', '/1.0/instances/c1/backups?compression=none');
         await stalled.promise;
-        const { checkpoint } = (await operations.find(idOf(answer)))?.operation ?? {};
+        const { checkpoint } = (await operations.find(idOf(answer), '*'))?.operation ?? {};
         assert.ok(checkpoint?.key && checkpoint.uploadId);
         await change({ key: checkpoint.key, uploadId: checkpoint.uploadId });
         await s3.heal();

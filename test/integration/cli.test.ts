@@ -575,7 +575,7 @@ describe('the command line', { timeout: 600_000 }, () => {
 
     /** Changes it as a worker would. */
     async function change(id: string, to: (found: Awaited<ReturnType<OperationStore['find']>> & object) => object) {
-      const found = await store.find(id);
+      const found = await store.find(id, '*');
       assert.ok(found);
       assert.ok(await store.update(to(found) as typeof found.operation, found.revision));
     }
@@ -637,7 +637,7 @@ describe('the command line', { timeout: 600_000 }, () => {
       await shows(seen, /c1 +uploading +\[=====> +\] +25% +256\.00MiB\/1\.00GiB +64\.00MiB\/s +0:12 left/);
       child.stdin?.write('\x03');
       await until(
-        async () => (await store.find(id))?.operation.status,
+        async () => (await store.find(id, '*'))?.operation.status,
         (status) => status === 'Cancelling',
       );
       await shows(seen, /c1 +Cancelling/);

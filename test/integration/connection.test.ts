@@ -355,7 +355,7 @@ it("costs a job no attempt when the account's JetStream was full while it ran", 
     handingBack: new AbortController().signal,
   } as unknown as LoopOptions);
   assert.deepEqual(attempts, [1, 1]);
-  assert.equal((await operations.find(id))?.operation.status, 'Success');
+  assert.equal((await operations.find(id, '*'))?.operation.status, 'Success');
   await nats.jsm.streams.purge(`KV_${checkpointsBucket}`);
   await reload('lx', 'first');
 });

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
+import { LxstowError } from '../../services/contract/errors.ts';
 import { answerInventory, type InventoryQuestion } from '../../services/hosts/hostInventory.ts';
 import type { LxdObject } from '../../services/lxd/inventory.ts';
 import { connectNats } from '../../services/nats/connection.ts';
@@ -280,6 +281,31 @@ describe('instances', { timeout: 600_000 }, () => {
     assert.deepEqual((await get('projects', client)).body.metadata, [`/1.0/projects/${stack.project}`]);
     const [pool] = (await get('storage-pools?recursion=1', client)).body.metadata;
     assert.deepEqual([pool.config, pool.used_by], [{}, []]);
+  });
+
+  it('of all projects are listed for a client of which a host lacks some', async () => {
+    const client = await makeCertificate({ commonName: 'of two planets' });
+    const certificate = client.cert.replaceAll(/-----[A-Z ]+-----|\s/g, '');
+    const body = { type: 'client', certificate, restricted: true, projects: ['earth', 'mars'] };
+    assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
+    const log = createLogger({ level: 'error', format: 'json' }, {});
+    await using nats = await connectNats(settings(), 'lxstow-test', log);
+    const stop = new AbortController();
+    // As an LXD that has no project mars.
+    const inventory = async (question: InventoryQuestion) => {
+      const { projects = ['default', 'earth'] } = question as { projects?: string[] };
+      if (projects.includes('mars')) throw new LxstowError('not-found', 'Project not found');
+      const rest = { location: 'silent', type: 'container', status: 'Running', config: {} };
+      return projects.map((project) => ({ ...rest, name: `of-${project}`, project }));
+    };
+    answerInventory(nats, 'silent', inventory, stop.signal);
+    await nats.connection.flush();
+    try {
+      assert.deepEqual(await listed('&all-projects=true&target=silent', client), [['of-earth', 'silent']]);
+      assertError(await get('instances?project=mars&target=silent', client), 404, /Project not found/);
+    } finally {
+      stop.abort();
+    }
   });
 
   it('are told packed to who takes that, never to a cache, and not to pages of another origin', async () => {

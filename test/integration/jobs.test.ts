@@ -132,7 +132,7 @@ describe('jobs', { timeout: 600_000 }, () => {
       await operations.create(newOperation({ id, kind: 'restore', address }, new Date()));
       for (const worker of stack.stow.workers) await worker.start();
       assert.equal((await deadLetter('lxstow.dead.local.backup.default.d'))?.code, 'bad-message');
-      assert.equal((await operations.find(id))?.operation.status, 'Pending');
+      assert.equal((await operations.find(id, '*'))?.operation.status, 'Pending');
     });
 
     it('ends no operation that has begun, and does not run under one that asks for something else', async () => {
@@ -158,9 +158,9 @@ describe('jobs', { timeout: 600_000 }, () => {
           (found) => found !== undefined,
         );
       assert.equal((await letter(dead))?.data, '{{{');
-      assert.equal((await operations.find(made.operation.id))?.operation.status, 'Running');
+      assert.equal((await operations.find(made.operation.id, '*'))?.operation.status, 'Running');
       assert.equal((await letter(`${dead}.unrestricted`))?.code, 'bad-message');
-      assert.equal((await operations.find(asks.id))?.operation.status, 'Pending');
+      assert.equal((await operations.find(asks.id, '*'))?.operation.status, 'Pending');
     });
 
     it('what cannot be understood fails, is kept as a dead letter, and holds nobody up', async () => {

@@ -110,7 +110,7 @@ describe('long lists', { timeout: 600_000 }, () => {
     );
     assert.equal(new Set(found.flat().map(({ id }) => id)).size, many / 2);
     const [oldest] = found.at(-1) ?? [];
-    const stored = await operations.find(oldest?.id ?? '');
+    const stored = await operations.find(oldest?.id ?? '', '*');
     assert.ok(stored);
     await operations.update({ ...stored.operation, err: 'changed' }, stored.revision);
     const first = await stow.request('GET', '/1.0/operations?project=red&recursion=1&limit=1');

@@ -15,6 +15,8 @@ import { newOperation } from '../../services/operations/operation.ts';
 import { tally } from '../../services/runs/fold.ts';
 import { RunStore } from '../../services/runs/runStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
+import { fingerprintOf } from '../../services/trust/certificates.ts';
+import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 import { type LabNatsWithRoles, type NatsUser, startNatsWithRoles } from '../lab/nats.ts';
 import { openStack, type Stack, until } from './stack.ts';
@@ -162,12 +164,25 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
   });
 
   /** An operation of a remote that has no worker. */
-  async function waiting(err = ''): Promise<string> {
-    const id = randomUUID();
-    const address = { remote: 'other', project: 'default', instance: 'x' };
+  async function waiting(
+    err = '',
+    { id = randomUUID() as string, remote = 'other', project = 'default' } = {},
+  ): Promise<string> {
+    const address = { remote, project, instance: 'x' };
     const operation = { ...newOperation({ id, kind: 'backup', address }, new Date()), err };
-    await jetstream(admin).publish(`$KV.lxstow_operations.${operationKey('other', id)}`, JSON.stringify(operation));
+    await jetstream(admin).publish(`$KV.lxstow_operations.${operationKey(remote, id)}`, JSON.stringify(operation));
     return id;
+  }
+
+  /** A client that is trusted in the project default only. */
+  async function restricted(): Promise<{ certificate: Certificate; fingerprint: string }> {
+    const certificate = await makeCertificate({ commonName: 'restricted' });
+    const body = {
+      ...{ type: 'client', name: 'restricted', role: 'operator', restricted: true, projects: ['default'] },
+      certificate: certificate.cert.replaceAll(/-----.*-----|\s/g, ''),
+    };
+    assert.equal((await stack.stow.request('POST', '/1.0/certificates', { body })).status, 201);
+    return { certificate, fingerprint: fingerprintOf(certificate.cert) };
   }
 
   /** Whether all of these are in the pages, once, and in more than one page. */
@@ -311,6 +326,27 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     }
   });
 
+  it('cancels the operation of its host, though another host has one of the same id, which a publisher may have chosen', async () => {
+    const { certificate } = await restricted();
+    const overNats = (id: string) => answered('operations.cancel.local.default', { id }, admin);
+    const overHttps = async (id: string) => {
+      const path = `/1.0/operations/${id}`;
+      assert.equal((await stack.stow.request('GET', path, { certificate })).body.metadata?.location, 'local');
+      assert.equal((await stack.stow.request('DELETE', path, { certificate })).status, 200);
+      const { metadata } = (await stack.stow.request('GET', `${path}/wait?timeout=60`, { certificate })).body;
+      assert.deepEqual([metadata.location, metadata.status], ['local', 'Cancelled']);
+    };
+    for (const cancel of [overNats, overHttps]) {
+      const id = await waiting('', { remote: 'local' });
+      await waiting('', { id, project: 'prod' });
+      const told = answered('operations.wait.local.default', { id, timeout: 60 });
+      await cancel(id);
+      const ended = await told;
+      assert.deepEqual([ended.location, ended.status], ['local', 'Cancelled']);
+      assert.equal((await answered('operations.show.other.prod', { id }, admin)).status, 'Pending');
+    }
+  });
+
   it('cancels; whoever waits is told', async () => {
     const waits = await waiting();
     const told = answered('operations.wait.other.default', { id: waits, timeout: 60 }, admin);
@@ -377,6 +413,31 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
       assert.equal((await stack.stow.request('GET', '/1.0/schedules/mine')).status, 404);
     });
 
+    it('show no URL that may be secret, and keep it when they are edited', async () => {
+      const urls = { ping: 'https://hc-ping.com/secret', notifyEndpoint: 'https://hooks.example.net/secret?a=b' };
+      const selector = { instances: ['c1'], remotes: ['local'], projects: ['default'] };
+      const body = { name: 'mine', definition: { ...yearly, selector, ...urls } };
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules', { body })).status, 201);
+      const shown = await answered(here('show'), { name: 'mine' });
+      const { ping, notifyEndpoint } = shown.definition;
+      assert.deepEqual([ping, notifyEndpoint], ['https://hc-ping.com', 'https://hooks.example.net']);
+      const definition = { ...shown.definition, description: 'edited' };
+      for (const answer of [
+        await answered(here('list')),
+        await answered(here('edit'), { name: 'mine', definition }),
+        await answered(here('pause'), { name: 'mine' }),
+        await answered(here('resume'), { name: 'mine' }),
+      ])
+        assert.doesNotMatch(JSON.stringify(answer), /secret/);
+      const stored = (await stack.stow.request('GET', '/1.0/schedules/mine')).body.metadata;
+      assert.deepEqual(stored.definition, { ...body.definition, description: 'edited' });
+      const other = { ...definition, ping: 'https://hc-ping.com/other' };
+      await answered(here('edit'), { name: 'mine', definition: other });
+      const edited = (await stack.stow.request('GET', '/1.0/schedules/mine')).body.metadata;
+      assert.equal(edited.definition.ping, 'https://hc-ping.com/other');
+      assert.equal((await stack.stow.request('DELETE', '/1.0/schedules/mine')).status, 200);
+    });
+
     it('that delete are run without their rule', async () => {
       const selector = { instances: ['c1'], remotes: ['local'], projects: ['default'] };
       const body = { name: 'mine', definition: { ...yearly, selector, keep: { keep_last: 1 } } };
@@ -384,6 +445,36 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
       const run = await answered(here('run'), { name: 'mine' });
       assert.equal('keep' in run.options, false, 'each backup would push an older one out of the rule');
       await answered('runs.wait.local.default', { id: run.id, timeout: 60 });
+      assert.equal((await stack.stow.request('DELETE', '/1.0/schedules/mine')).status, 200);
+    });
+
+    it('that delete are not resumed, neither at once nor by a pause that ends', async () => {
+      const selector = { instances: ['c1'], remotes: ['local'], projects: ['default'] };
+      const body = { name: 'mine', definition: { ...yearly, selector, keep: { keep_last: 1 } } };
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules', { body })).status, 201);
+      await answered(here('pause'), { name: 'mine', reason: 'the NAS moves' });
+      const until = new Date(Date.now() + 60_000).toISOString();
+      for (const [verb, request] of [
+        ['resume', { name: 'mine' }],
+        ['pause', { name: 'mine', until }],
+      ] as const)
+        assert.match(await refusal(here(verb), request), /has a rule that deletes backups/);
+      const { paused } = await answered(here('show'), { name: 'mine' });
+      assert.deepEqual([paused.reason, paused.until], ['the NAS moves', undefined]);
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules/mine/resume')).status, 200);
+      assert.equal((await stack.stow.request('DELETE', '/1.0/schedules/mine')).status, 200);
+    });
+
+    it('of a restricted client stay its own when a publisher resumes them, while it may have them', async () => {
+      const { certificate, fingerprint } = await restricted();
+      const body = { name: 'mine', definition: { ...yearly, selector: { instances: ['c1'], remotes: ['local'] } } };
+      assert.equal((await stack.stow.request('POST', '/1.0/schedules', { body, certificate })).status, 201);
+      await answered(here('pause'), { name: 'mine' });
+      const resumed = await answered(here('resume'), { name: 'mine' });
+      assert.deepEqual([resumed.paused, resumed.requestor.username], [undefined, fingerprint]);
+      await answered(here('pause'), { name: 'mine' });
+      assert.equal((await stack.stow.request('DELETE', `/1.0/certificates/${fingerprint}`)).status, 200);
+      assert.equal((await answered(here('resume'), { name: 'mine' })).requestor.username, 'publisher');
       assert.equal((await stack.stow.request('DELETE', '/1.0/schedules/mine')).status, 200);
     });
 
@@ -502,14 +593,31 @@ describe('the API over NATS', { timeout: 600_000 }, () => {
     assert.ok(statuses.has('Pending') && statuses.has('Cancelled'), [...statuses].join());
   });
 
-  it('over 1000 waits at a time are refused, and the others answered', async () => {
-    const waits = await waiting();
-    const asked = Array.from({ length: 1001 }, () =>
-      ask('operations.wait.other.default', { id: waits, timeout: 60 }, admin),
-    );
+  it('one client has 250 of the waits, so that others can wait', async () => {
+    const waits = await waiting('', { remote: 'local' });
+    const wait = (connection = publisher) =>
+      ask('operations.wait.local.default', { id: waits, timeout: 60 }, connection);
+    const asked = Array.from({ length: 251 }, () => wait());
     const first = await Promise.race(asked);
     assert.equal(first.headers?.get('Lxstow-Error-Code'), 'queue-full');
-    await answered('operations.cancel.other.default', { id: waits }, admin);
+    assert.match(first.headers?.get('Nats-Service-Error') ?? '', /more than 250 requests of this client/);
+    const other = wait(admin);
+    await answered('operations.cancel.local.default', { id: waits }, admin);
+    assert.equal((await other).json<{ status: string }>().status, 'Cancelled');
+    assert.equal((await Promise.all(asked)).filter(({ headers }) => !headers).length, 250);
+  });
+
+  it('over 1000 waits at a time are refused, and the others answered', async () => {
+    const projects = ['p1', 'p2', 'p3', 'p4', 'p5'];
+    const waits = await Promise.all(projects.map((project) => waiting('', { project })));
+    const asked = Array.from({ length: 1001 }, (_, index) => {
+      const at = Math.floor(index / 250);
+      return ask(`operations.wait.other.${projects[at]}`, { id: waits[at], timeout: 60 }, admin);
+    });
+    const first = await Promise.race(asked);
+    assert.match(first.headers?.get('Nats-Service-Error') ?? '', /more than 1000 requests at a time/);
+    for (const [at, project] of projects.entries())
+      await answered(`operations.cancel.other.${project}`, { id: waits[at] }, admin);
     const ended = (await Promise.all(asked)).filter(({ headers }) => !headers);
     assert.equal(ended.length, 1000);
   });

@@ -555,7 +555,7 @@ describe('operations', at, () => {
     const operation = pending();
     const stored = present(await operations.create(operation));
     assert.equal(await operations.create({ ...operation, description: 'another' }), undefined);
-    assert.deepEqual(await operations.find(operation.id), stored);
+    assert.deepEqual(await operations.find(operation.id, '*'), stored);
     assert.deepEqual(stored.operation, operation);
   });
 
@@ -563,7 +563,7 @@ describe('operations', at, () => {
     const stored = await createdFor();
     const running = present(await operations.update(begin(stored.operation, 'w1', now), stored.revision));
     assert.equal(await operations.update(begin(stored.operation, 'w2', now), stored.revision), undefined);
-    assert.deepEqual(await operations.find(stored.operation.id), running);
+    assert.deepEqual(await operations.find(stored.operation.id, '*'), running);
     const both = ['a', 'b', 'c', 'd'].map((backup) =>
       operations.update(amend(running.operation, { backup }, now), running.revision),
     );
@@ -572,11 +572,11 @@ describe('operations', at, () => {
 
   it('are found by id, on whichever remote', async () => {
     const [here, there] = [await createdFor('local'), await createdFor('far-away')];
-    assert.deepEqual(await operations.find(here.operation.id), here);
-    assert.deepEqual(await operations.find(there.operation.id), there);
+    assert.deepEqual(await operations.find(here.operation.id, '*'), here);
+    assert.deepEqual(await operations.find(there.operation.id, '*'), there);
     assert.deepEqual(await operations.find(there.operation.id, 'far-away'), there);
     assert.equal(await operations.find(there.operation.id, 'local'), undefined);
-    assert.equal(await operations.find(randomUUID()), undefined);
+    assert.equal(await operations.find(randomUUID(), '*'), undefined);
   });
 
   /** So many; not all at once, for NATS writes each to its disk. */
@@ -668,7 +668,7 @@ describe('operations', at, () => {
     await shortly.update(failed, revision);
     const bucket = new Bucket(nats, operationsBucket);
     await expired(`local.${operation.id}`, bucket);
-    assert.equal(await operations.find(operation.id), undefined);
+    assert.equal(await operations.find(operation.id, '*'), undefined);
     assert.deepEqual(await operations.list(), [kept.operation]);
     const later = await createdFor();
     await bucket.remove(`local.${kept.operation.id}`, kept.revision);
@@ -697,7 +697,7 @@ describe('operations', at, () => {
     const stored = await createdFor();
     await seen.until(1);
     await kill();
-    await assert.rejects(operations.find(stored.operation.id), { code: 'nats-unavailable' });
+    await assert.rejects(operations.find(stored.operation.id, '*'), { code: 'nats-unavailable' });
     await assert.rejects(operations.list(), { code: 'nats-unavailable' });
     await assert.rejects(operations.create(pending()), { code: 'nats-unavailable' });
     await restart();
@@ -905,7 +905,7 @@ describe('an attempt', at, () => {
     attempts.push(attempt);
     return attempt;
   }
-  const found = async ({ operation }: Attempt) => present(await operations.find(operation.id));
+  const found = async ({ operation }: Attempt) => present(await operations.find(operation.id, '*'));
 
   it('runs under its worker’s name, counted, and begins once', async () => {
     const stored = present(await operations.create(pending()));

@@ -1,8 +1,9 @@
 /** Whose schedules are, and what they say of the instances that they cover. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import type { InstanceStatus } from '../../services/contract/schemas.ts';
+import type { InstanceStatus, ShownSchedule } from '../../services/contract/schemas.ts';
 import { FleetStore } from '../../services/fleet/fleetStore.ts';
+import type { Certificate } from '../lab/certificates.ts';
 import { openScheduleStack, type ScheduleStack } from './scheduleStack.ts';
 import { assertError, type Stack, until } from './stack.ts';
 
@@ -36,6 +37,23 @@ describe('schedules of several clients', { timeout: 600_000 }, () => {
     );
     assert.deepEqual((await world.show('own')).definition.selector?.projects, [stack.project]);
     assert.deepEqual((await world.ask('GET', '', undefined, operator)).body.metadata, ['/1.0/schedules/own']);
+  });
+
+  it('show the URLs that they call, which may be secret, to operators only', async () => {
+    const ping = `${world.receiver.url}/ping/secret`;
+    const { origin } = new URL(ping);
+    await world.create('pings', { cron: '@yearly', ping });
+    const { certificate: viewer } = await world.client('viewer');
+    const { certificate: operator } = await world.client('operator');
+    const seen = async (path: string, certificate: Certificate) => {
+      const { metadata } = (await world.ask('GET', path, undefined, certificate)).body;
+      return [metadata].flat().find(({ name }: ShownSchedule) => name === 'pings').definition.ping;
+    };
+    for (const path of ['/pings', '?recursion=1'])
+      assert.deepEqual([await seen(path, viewer), await seen(path, operator)], [origin, ping]);
+    // It is not refused, though `notify.allowed` has only URLs below /ping.
+    const { definition } = (await world.ask('GET', '/pings', undefined, viewer)).body.metadata;
+    assert.equal((await world.ask('PUT', '/pings', definition, operator)).body.metadata.definition.ping, ping);
   });
 
   it('are what the states of the instances that they cover are judged by', async () => {

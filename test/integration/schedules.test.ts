@@ -279,7 +279,7 @@ describe('schedules', { timeout: 600_000 }, () => {
     assert.deepEqual([run.status, run.counts.skipped], ['Success', 1]);
     const [skipped] = (await runs.chunk(head, 0)).children;
     assert.equal(skipped?.error_code, 'window');
-    assert.equal((await operations.find(left))?.operation.status, 'Cancelled');
+    assert.equal((await operations.find(left, '*'))?.operation.status, 'Cancelled');
   });
 
   it('skip what their last run is still at, say since when, and back it up the next time', async () => {

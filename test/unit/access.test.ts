@@ -20,7 +20,7 @@ const client = (role: Role, projects?: string[]): Client => ({
 });
 const stranger: Client = { ...client('admin'), trusted: false };
 const nothing = { find: async () => undefined };
-const noOwners: ProjectLookUp = { operations: nothing, runs: nothing };
+const noOwners: ProjectLookUp = { operations: { findAnywhere: nothing.find }, runs: nothing };
 const rightFor = nearestRight(routeGroups);
 
 async function may(who: Client, call: string): Promise<boolean> {

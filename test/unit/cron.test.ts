@@ -8,7 +8,7 @@ import { checkSchedule } from '../../services/gateway/runs/scheduleView.ts';
 import { type Candidate, judge } from '../../services/retention/keep.ts';
 import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
 import { nextStep, wasTooEarly } from '../../services/schedules/nextStep.ts';
-import { scheduledRunId } from '../../services/schedules/scheduler.ts';
+import { requestFor, runRequest, scheduledRunId } from '../../services/schedules/scheduler.ts';
 import { dueNext, dueSlot, windowEnd } from '../../services/schedules/slots.ts';
 
 const after = (text: string, zone: string, from: string, count = 1) => {
@@ -433,5 +433,14 @@ describe('a definition', () => {
       );
     assert.doesNotThrow(() => checkSchedule({ cron: '0 3 * * *', jitter: '1h', window: '01:00-05:00' }));
     assert.doesNotThrow(() => checkSchedule({ cron: '0 23 * * *', jitter: '5h', window: '23:00-05:00' }));
+  });
+});
+
+describe('a schedule with a rule that deletes backups', () => {
+  it('deletes nothing on behalf of a publisher, who has resumed it', () => {
+    const request = runRequest('nightly', { cron: '@daily', keep: { keep_last: 1 } }, 'id');
+    assert.equal(requestFor({ protocol: 'nats', username: 'publisher' }, request).keep, undefined);
+    for (const owner of [{ protocol: 'tls', username: 'f' }, undefined])
+      assert.equal(requestFor(owner, request).keep?.keep_last, 1);
   });
 });

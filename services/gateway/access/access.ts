@@ -4,7 +4,7 @@
  */
 import type { RequestHandler } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
-import type { Role } from '../../contract/schemas.ts';
+import type { Operation, Role } from '../../contract/schemas.ts';
 import type { OperationStore } from '../../operations/operationStore.ts';
 import { shownRun } from '../../runs/fold.ts';
 import type { RunStore } from '../../runs/runStore.ts';
@@ -15,7 +15,7 @@ const ranks: Record<Role, number> = { viewer: 0, operator: 1, admin: 2 };
 
 /** Looks up operations and runs, whose projects decide who may see them. */
 export interface ProjectLookUp {
-  operations: Pick<OperationStore, 'find'>;
+  operations: Pick<OperationStore, 'findAnywhere'>;
   runs: Pick<RunStore, 'find'>;
 }
 
@@ -36,8 +36,9 @@ export async function authorize(
       return;
     case 'operation': {
       const { id = '' } = parameters;
-      const found = /^[0-9a-f-]+$/.test(id) ? await projectLookUp.operations.find(id) : undefined;
-      if (found ? !mayTouch(client, found.operation.project) : !(await seesRun(client, id, projectLookUp)))
+      const theirs = ({ project }: Operation) => mayTouch(client, project);
+      const found = /^[0-9a-f-]+$/.test(id) ? await projectLookUp.operations.findAnywhere(id, theirs) : undefined;
+      if (!found && !(await seesRun(client, id, projectLookUp)))
         throw new LxstowError('not-found', `operation ${id} does not exist`);
       return;
     }

@@ -17,6 +17,8 @@ export function takeUpgrades(server: Server, app: RequestListener): void {
   websockets.on('wsClientError', (error, socket, request) => refuse(request, socket, error.message));
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => socket.destroy());
+    // Nobody else reads it until it is upgraded, and unread bytes would hide that the client has gone.
+    socket.resume();
     const upgraded = String(request.headers.upgrade).toLowerCase() === 'websocket';
     if (request.method !== 'GET' || !upgraded)
       return refuse(request, socket, 'only a GET request can be upgraded, and only to a websocket');
@@ -44,7 +46,8 @@ function answerOn(
   const response = new ServerResponse(request);
   response.shouldKeepAlive = false;
   response.assignSocket(socket as TLSSocket);
-  response.on('finish', () => socket.end());
+  // Node.js has taken its timeouts off the socket: `end` would leave it open for as long as the client keeps its side open.
+  response.on('finish', () => (socket as TLSSocket).destroySoon());
   return response;
 }
 

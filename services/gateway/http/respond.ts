@@ -1,7 +1,7 @@
 /** LXD's envelopes, and the one place where an error becomes an answer. */
 import { createHash } from 'node:crypto';
 import { gzip } from 'node:zlib';
-import type { ErrorRequestHandler, Request, Response } from 'express';
+import type { ErrorRequestHandler, Request, RequestHandler, Response } from 'express';
 import { asLxstowError, LxstowError } from '../../contract/errors.ts';
 import type { Operation } from '../../contract/schemas.ts';
 import type { Log } from '../../telemetry/logger.ts';
@@ -99,7 +99,7 @@ export function respondToErrors(log: Log, absences: Absences): ErrorRequestHandl
   };
 }
 
-/** How long a refused client may continue to send. */
+/** How long a client that has its answer may continue to send. */
 const lingerMs = 5000;
 
 /**
@@ -114,6 +114,16 @@ function refuseAmidst(request: Request, response: Response, text: string): void 
   response.write(text);
   request.resume();
 }
+
+/** Closes the connection of a client that still sends its request's body `lingerMs` after the answer: nothing else limits that time. */
+export const bodyEndsSoon: RequestHandler = (request, response, next) => {
+  response.once('finish', () => {
+    if (request.complete) return;
+    const timer = setTimeout(() => request.destroy(), lingerMs);
+    request.once('close', () => clearTimeout(timer));
+  });
+  next();
+};
 
 /** Translates errors of Express and its body parser, by their `status`. */
 function fromExpress(thrown: unknown): LxstowError | undefined {

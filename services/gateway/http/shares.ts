@@ -1,5 +1,5 @@
-/** Limits how many transfers or lists a gateway handles at a time, in total and for each client. */
-import { LxstowError } from '../../contract/errors.ts';
+/** Limits how many transfers, lists or requests a gateway handles at a time, in total and for each client. */
+import { type ErrorCode, LxstowError } from '../../contract/errors.ts';
 
 interface ShareLimits {
   most: number;
@@ -7,6 +7,8 @@ interface ShareLimits {
   /** Error texts: at `most` in total, and when one client has its share. */
   full: string;
   ownFull: string;
+  /** Default: gateway-busy. */
+  code?: ErrorCode;
 }
 
 export class Shares {
@@ -22,12 +24,12 @@ export class Shares {
     return this.#running;
   }
 
-  /** Counts one more for a client, until the result is disposed of. Throws gateway-busy. */
+  /** Counts one more for a client, until the result is disposed of. Throws the limits' code. */
   begin(client: string): Disposable {
-    const { most, mostPerClient, full, ownFull } = this.#limits;
-    if (this.#running >= most) throw new LxstowError('gateway-busy', full);
+    const { most, mostPerClient, full, ownFull, code = 'gateway-busy' } = this.#limits;
+    if (this.#running >= most) throw new LxstowError(code, full);
     const own = this.#clients.get(client) ?? 0;
-    if (own >= mostPerClient) throw new LxstowError('gateway-busy', ownFull);
+    if (own >= mostPerClient) throw new LxstowError(code, ownFull);
     this.#clients.set(client, own + 1);
     this.#running += 1;
     return {

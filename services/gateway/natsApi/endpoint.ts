@@ -31,6 +31,8 @@ export interface Endpoint {
   allowsAll?: boolean;
   /** A gateway refuses more requests than this at a time. */
   atOnce: number;
+  /** Of these, one client may have so many. */
+  atOncePerClient: number;
   /** How long an answer may take. */
   timeoutMs: number;
   run(parts: GatewayParts, question: Question): Promise<object>;
@@ -78,5 +80,5 @@ export function overAfter(seconds: number, { stop }: Pick<GatewayParts, 'stop'>)
 }
 
 /** Limits of endpoints that wait for something to end. */
-export const longWait = { atOnce: 1000, timeoutMs: 70_000 };
+export const longWait = { atOnce: 1000, atOncePerClient: 250, timeoutMs: 70_000 };
 export const usualWaitSeconds = 30;

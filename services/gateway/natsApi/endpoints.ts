@@ -14,6 +14,7 @@ import type {
   StatusRequest,
   WaitRequest,
 } from '../../contract/schemas.ts';
+import { operationKey } from '../../nats/bucketKeys.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { coversOnly } from '../runs/scheduleView.ts';
 import { assertInstance, showBackup, showListed } from '../views/backupView.ts';
@@ -24,7 +25,7 @@ import { type Endpoint, firstFitting, isIn, longWait, overAfter, type Question, 
 import { runEndpoints } from './runEndpoints.ts';
 import { scheduleEndpoints } from './scheduleEndpoints.ts';
 
-const usual = { atOnce: 32, timeoutMs: 20_000 };
+const usual = { atOnce: 32, atOncePerClient: 16, timeoutMs: 20_000 };
 const usualLimit = 100;
 
 export const endpoints: Endpoint[] = [
@@ -101,7 +102,9 @@ export const endpoints: Endpoint[] = [
       const now = await parts.operations.find(id, address.remote);
       if (now) assertThere(now.operation, address, id);
       // A job that was published directly to the queue has no operation until a worker takes it.
-      const found = await parts.feed.untilEnded(id, overAfter(timeout, parts), { mayCome: true });
+      const found = await parts.feed.untilEnded(operationKey(address.remote, id), overAfter(timeout, parts), {
+        mayCome: true,
+      });
       return shownOperation(parts.progress.latest(assertThere(found, address, id)));
     },
   },
@@ -114,8 +117,9 @@ export const endpoints: Endpoint[] = [
     request: 'nats-api.json#/$defs/operationRequest',
     answer: 'nats-api.json#/$defs/operation',
     async run(parts, { address, body }) {
-      const { id } = await operationOf(parts, address, (body as OperationRequest).id);
-      return shownOperation(await cancelOperation(parts, id));
+      return shownOperation(
+        await cancelOperation(parts, await operationOf(parts, address, (body as OperationRequest).id)),
+      );
     },
   },
   {

@@ -37,7 +37,7 @@ import {
   usualWaitSeconds,
 } from './endpoint.ts';
 
-const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
+const usual = { atOnce: 32, atOncePerClient: 16, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
 
 export const runEndpoints: Endpoint[] = [

@@ -17,9 +17,11 @@ import * as schedules from '../runs/scheduleChanges.ts';
 import { coversOnly, showSchedule } from '../runs/scheduleView.ts';
 import { type Endpoint, firstFitting, isIn, type Question, selectorIn } from './endpoint.ts';
 
-const usual = { atOnce: 32, timeoutMs: 20_000, allowsAll: true };
+const usual = { atOnce: 32, atOncePerClient: 16, timeoutMs: 20_000, allowsAll: true };
 const usualLimit = 100;
 const usualCount = 5;
+/** A publisher may change schedules, but NATS does not tell it from a client that may only read. */
+const masked = { mayChange: false };
 
 const schedule = 'nats-api.json#/$defs/schedule';
 const named = 'nats-api.json#/$defs/scheduleRequest';
@@ -69,7 +71,8 @@ export const scheduleEndpoints: Endpoint[] = [
     ...usual,
     name: 'schedules-pause',
     subject: 'schedules.pause.{remote}.{project}',
-    description: 'Pauses a schedule until it is resumed, or until a given time, and shows it as it is then.',
+    description:
+      'Pauses a schedule until it is resumed, or until a given time, and shows it as it is then. If a schedule has a rule that deletes backups, its pause can be changed only over HTTPS.',
     request: 'nats-api.json#/$defs/schedulePauseRequest',
     answer: schedule,
     run: shown((parts, question, client) => {
@@ -82,7 +85,7 @@ export const scheduleEndpoints: Endpoint[] = [
     name: 'schedules-resume',
     subject: 'schedules.resume.{remote}.{project}',
     description:
-      'Resumes a schedule, and shows it as it is then. Its next run starts when it is next due, not at once.',
+      'Resumes a schedule, and shows it as it is then. Its next run starts when it is next due, not at once. A schedule with a rule that deletes backups can be resumed only over HTTPS.',
     request: named,
     answer: schedule,
     run: shown((parts, question, client) => schedules.resumeSchedule(parts, client, nameIn(question))),
@@ -130,14 +133,14 @@ export const scheduleEndpoints: Endpoint[] = [
 type Act = (parts: GatewayParts, question: Question, client: schedules.ScheduleClient) => Promise<StoredSchedule>;
 
 function shown(act: Act): Endpoint['run'] {
-  return async (parts, question) => showSchedule(parts, await act(parts, question, clientIn(question)));
+  return async (parts, question) => showSchedule(parts, await act(parts, question, clientIn(question)), masked);
 }
 
 async function schedulePage(parts: GatewayParts, question: Question): Promise<SchedulePage> {
   const { limit = usualLimit, after = '' } = question.body as ListRequest;
   const { may } = clientIn(question);
   const behind = (await parts.schedules.list()).filter((each) => each.schedule.name > after && may(each.schedule));
-  const page = await Promise.all(behind.slice(0, limit).map((each) => showSchedule(parts, each)));
+  const page = await Promise.all(behind.slice(0, limit).map((each) => showSchedule(parts, each, masked)));
   const fitting = firstFitting(page, (each) => each, question.room);
   const last = fitting.length < behind.length ? fitting.at(-1) : undefined;
   return { schedules: fitting, ...(last && { next: last.name }) };

@@ -21,6 +21,7 @@ import { choiceOf } from '../../runs/selector.ts';
 import { type Trace, traceHeader, traceOf } from '../../telemetry/trace.ts';
 import { auditOverNats, userOf } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
+import { Shares } from '../http/shares.ts';
 import type { Endpoint } from './endpoint.ts';
 import { endpoints } from './endpoints.ts';
 
@@ -44,7 +45,7 @@ const inbox = /^_(INBOX|R_)/;
  */
 export async function serveOverNats(parts: GatewayParts): Promise<NatsService> {
   const { nats, log } = parts;
-  const measured = new Map(endpoints.map(({ name }) => [name, new Measure()]));
+  const measured = new Map(endpoints.map((each) => [each.name, new Measure(each)]));
   const underWay = new Set<Promise<void>>();
   let service: Promise<Service> | undefined;
   let isEnded = false;
@@ -104,14 +105,14 @@ async function addService(
   });
   const api = service.addGroup('');
   for (const endpoint of endpoints) {
-    const measure = measured.get(endpoint.name) ?? new Measure();
+    const measure = measured.get(endpoint.name) ?? new Measure(endpoint);
     api.addEndpoint(endpoint.name, {
       subject: apiSubject(endpoint.subject),
       metadata: { description: endpoint.description, request: endpoint.request, answer: endpoint.answer },
       handler: (_error, given) => {
         const message = given as unknown as Msg;
         const answering = measure
-          .during(() => answer(parts, endpoint, message, measure.running))
+          .during(() => answer(parts, endpoint, message, measure.shares))
           .catch((error) => {
             log.error('request over NATS not answered', { subject: message.subject, error });
           });
@@ -133,11 +134,11 @@ async function answer(
   parts: GatewayParts,
   endpoint: Endpoint,
   message: Msg,
-  running: number,
+  shares: Shares,
 ): Promise<LxstowError | undefined> {
   const trace = traceOf(headersOf(message).headers?.get(traceHeader));
   const about: Record<string, unknown> = { endpoint: endpoint.name };
-  const error = await respond(parts, endpoint, message, running, trace, about);
+  const error = await respond(parts, endpoint, message, shares, trace, about);
   auditOverNats(parts.audit, { message, trace, status: error?.status ?? 200, body: about });
   return error;
 }
@@ -150,7 +151,7 @@ async function respond(
   parts: GatewayParts,
   endpoint: Endpoint,
   message: Msg,
-  running: number,
+  shares: Shares,
   trace: Trace,
   about: Record<string, unknown>,
 ): Promise<LxstowError | undefined> {
@@ -165,11 +166,11 @@ async function respond(
     // The headers say which user asks.
     const { fault } = headersOf(message);
     if (fault) throw new LxstowError('bad-request', fault.message, { cause: fault });
-    if (running > endpoint.atOnce)
-      throw new LxstowError('queue-full', `more than ${endpoint.atOnce} requests at a time: try again`);
+    const address = addressOf(parts, endpoint, subject);
+    using _share = shares.begin(sharerOf(message, address));
     const signal = AbortSignal.timeout(endpoint.timeoutMs);
     const question = {
-      address: addressOf(parts, endpoint, subject),
+      address,
       body: check(endpoint.request, parseJson(message.data, 'the request', 'bad-request'), 'request'),
       room: Math.floor(largest * roomShare),
       signal,
@@ -207,6 +208,15 @@ function requestorOf(message: Msg): Requestor {
   return { ...(user && { username: user }), protocol: 'nats' };
 }
 
+/**
+ * Whose share of an endpoint a request takes: that of the account and user, as far as NATS tells them. Otherwise that of the host and project in the
+ * subject, because a publisher has rights for few of these.
+ */
+function sharerOf(message: Msg, { remote, project }: Address): string {
+  const { account, user } = userOf(message);
+  return JSON.stringify([account, ...(user ? [user] : [remote, project])]);
+}
+
 /** Answers with an error: status and text in the headers of NATS services, our code in our own header, and all three in the body. */
 function respondError(message: Msg, { code, status, message: said }: LxstowError): void {
   const text = code === 'internal' ? 'internal error; the gateway has logged its cause' : said;
@@ -228,13 +238,20 @@ function addressOf({ config }: GatewayParts, { subject: pattern, allowsAll }: En
   return { remote, project, instance: instance ?? '' };
 }
 
-/** An endpoint's statistics, in the words of `$SRV.STATS`. */
+/** What an endpoint's requests share: its limits, and its statistics in the words of `$SRV.STATS`. */
 class Measure {
+  readonly shares: Shares;
   running = 0;
   #requests = 0;
   #errors = 0;
   #lastError: string | undefined;
   #processingMs = 0;
+
+  constructor({ atOnce: most, atOncePerClient: mostPerClient }: Endpoint) {
+    const full = `more than ${most} requests at a time: try again`;
+    const ownFull = `more than ${mostPerClient} requests of this client at a time: try again`;
+    this.shares = new Shares({ most, mostPerClient, full, ownFull, code: 'queue-full' });
+  }
 
   async during(run: () => Promise<LxstowError | undefined>): Promise<void> {
     const begun = performance.now();

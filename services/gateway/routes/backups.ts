@@ -18,6 +18,7 @@ import {
   type UpdateBackupBody,
 } from '../../contract/schemas.ts';
 import { askLookUp } from '../../hosts/lookUp.ts';
+import { operationKey } from '../../nats/bucketKeys.ts';
 import { isFinal } from '../../operations/operation.ts';
 import { clientOf, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
@@ -245,7 +246,7 @@ async function deleteBackup(parts: GatewayParts, request: Request, response: Res
   const id = submitter.newId();
   await submitter.submit(id, { kind: 'delete', address, body: { backup, ...webhook } }, requestorOf(request), trace);
   const timeout = AbortSignal.any([AbortSignal.timeout(config.gateway.deleteTimeoutMs), stop]);
-  const operation = await feed.untilEnded(id, timeout);
+  const operation = await feed.untilEnded(operationKey(remote, id), timeout);
   if (!operation || !isFinal(operation)) {
     const waiting = operation?.metadata.waiting_for;
     const why = waiting === undefined ? 'is queued, but not done yet' : `was accepted, and waits for ${waiting}`;

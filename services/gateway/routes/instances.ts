@@ -2,7 +2,7 @@
 import type { Request, Response } from 'express';
 import { isCode, LxstowError } from '../../contract/errors.ts';
 import { check } from '../../contract/schemas.ts';
-import type { InventoryQuestion } from '../../hosts/hostInventory.ts';
+import { askInProjects, askInventory, type InventoryQuestion } from '../../hosts/hostInventory.ts';
 import type { LxdInstance, LxdObject } from '../../lxd/inventory.ts';
 import { isSecretKey, maskedConfig } from '../../lxd/secretKeys.ts';
 import { type Client, clientOf, mayTouch } from '../access/apiClient.ts';
@@ -51,7 +51,9 @@ async function listInstances(parts: GatewayParts, request: Request, response: Re
   const filter = query(request, 'filter');
   const projects = project === undefined ? client.projects : [project];
   const question: InventoryQuestion = { kind: 'instances', full: recursion === '2', ...(projects && { projects }) };
-  const found = await askSome(parts, response, remotesOf(request, config), question);
+  // The client's projects need not exist on every host.
+  const ask = project === undefined ? askInProjects : askInventory;
+  const found = await askSome(parts, response, remotesOf(request, config), question, ask);
   const seen = ([...found.values()].flat() as LxdInstance[])
     .filter((instance) => mayTouch(client, instance.project) && (type === undefined || instance.type === type))
     // Mask before filtering, because a filter could reveal a secret letter by letter.

@@ -2,6 +2,7 @@ import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Operation, Run } from '../../contract/schemas.ts';
 import { countDeadLetters, wordsFor } from '../../jobs/queueDepth.ts';
+import { operationKey } from '../../nats/bucketKeys.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
 import { type Client, clientOf, isAdmin, mayTouch } from '../access/apiClient.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
@@ -94,7 +95,7 @@ function revisionOf(cursor: string | undefined): number | undefined {
 async function showOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { operations, awayWorkers, progress, runs, trustStore } = parts;
   const id = idOf(request);
-  const found = await operations.find(id);
+  const found = await operations.findAnywhere(id, seenIn(request));
   const [operation] = await awayWorkers.explain(found ? [found.operation] : []);
   if (operation) return sync(response, shownOperation(progress.latest(operation)));
   const run = shownToClient(request, (await runs.find(id))?.run);
@@ -105,7 +106,7 @@ async function showOperation(parts: GatewayParts, request: Request, response: Re
 }
 
 async function deleteOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { runs, trustStore } = parts;
+  const { operations, runs, trustStore } = parts;
   const id = idOf(request);
   const run = (await runs.find(id))?.run;
   if (run && shownToClient(request, run)) {
@@ -114,12 +115,15 @@ async function deleteOperation(parts: GatewayParts, request: Request, response: 
     return sync(response);
   }
   const isToken = isAdmin(clientOf(request)) && (await trustStore.revokeToken(id, requestorOf(request)));
-  if (!isToken) await cancelOperation(parts, id);
+  if (isToken) return sync(response);
+  const found = await operations.findAnywhere(id, seenIn(request));
+  if (!found) throw missingOperation(id);
+  await cancelOperation(parts, found.operation);
   sync(response);
 }
 
 async function waitForOperation(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  const { feed, progress, runs, runFeed, stop } = parts;
+  const { feed, operations, progress, runs, runFeed, stop } = parts;
   const id = idOf(request);
   const seconds = Number(query(request, 'timeout') ?? -1);
   if (!Number.isFinite(seconds)) throw new LxstowError('bad-request', '?timeout= is not a number of seconds');
@@ -127,9 +131,16 @@ async function waitForOperation(parts: GatewayParts, request: Request, response:
   const until = AbortSignal.any([over, ended(response), stop]);
   if (shownToClient(request, (await runs.find(id))?.run))
     return sync(response, shownToClient(request, (await runFeed.untilEnded(id, until))?.run));
-  const found = await feed.untilEnded(id, until);
+  const now = await operations.findAnywhere(id, seenIn(request));
+  const found = now && (await feed.untilEnded(operationKey(now.operation.remote, id), until));
   if (!found) throw missingOperation(id);
   sync(response, shownOperation(progress.latest(found)));
+}
+
+/** Whether the client may see an operation. */
+function seenIn(request: Request): (operation: Operation) => boolean {
+  const client = clientOf(request);
+  return ({ project }) => mayTouch(client, project);
 }
 
 function idOf(request: Request): string {

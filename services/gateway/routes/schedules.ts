@@ -1,8 +1,9 @@
 import type { Request, Response } from 'express';
 import { LxstowError } from '../../contract/errors.ts';
-import { check, type ScheduleBody } from '../../contract/schemas.ts';
+import { check, type ScheduleBody, type ShownSchedule } from '../../contract/schemas.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
 import { choiceOf } from '../../runs/selector.ts';
+import type { StoredSchedule } from '../../schedules/scheduleStore.ts';
 import { type Client, clientOf, mayTouch, notAuthorized } from '../access/apiClient.ts';
 import { noteForAudit } from '../access/audit.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
@@ -39,7 +40,7 @@ async function list(parts: GatewayParts, request: Request, response: Response): 
   const seen = (await parts.schedules.list()).filter(({ schedule }) => may(schedule));
   const full = (query(request, 'recursion') ?? '0') !== '0';
   const shown = full
-    ? Promise.all(seen.map((each) => showSchedule(parts, each)))
+    ? Promise.all(seen.map((each) => shownTo(parts, request, each)))
     : seen.map(({ schedule }) => pathOf(schedule));
   sync(response, await shown);
 }
@@ -53,7 +54,8 @@ async function create(parts: GatewayParts, request: Request, response: Response)
 }
 
 async function show(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  sync(response, await showSchedule(parts, await schedules.visibleSchedule(parts, askerOf(request), nameOf(request))));
+  const found = await schedules.visibleSchedule(parts, askerOf(request), nameOf(request));
+  sync(response, await shownTo(parts, request, found));
 }
 
 async function replace(parts: GatewayParts, request: Request, response: Response): Promise<void> {
@@ -61,7 +63,7 @@ async function replace(parts: GatewayParts, request: Request, response: Response
   noteForAudit(response, choiceOf(given));
   const definition = inProjects(clientOf(request), given);
   const wanted = { name: nameOf(request), definition };
-  sync(response, await showSchedule(parts, await schedules.editSchedule(parts, askerOf(request), wanted)));
+  sync(response, await shownTo(parts, request, await schedules.editSchedule(parts, askerOf(request), wanted)));
 }
 
 async function remove(parts: GatewayParts, request: Request, response: Response): Promise<void> {
@@ -71,14 +73,13 @@ async function remove(parts: GatewayParts, request: Request, response: Response)
 
 async function pause(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const body = check('http-schedule-pause.json', bodyOf(request), 'body');
-  sync(
-    response,
-    await showSchedule(parts, await schedules.pauseSchedule(parts, askerOf(request), nameOf(request), body)),
-  );
+  const paused = await schedules.pauseSchedule(parts, askerOf(request), nameOf(request), body);
+  sync(response, await shownTo(parts, request, paused));
 }
 
 async function resume(parts: GatewayParts, request: Request, response: Response): Promise<void> {
-  sync(response, await showSchedule(parts, await schedules.resumeSchedule(parts, askerOf(request), nameOf(request))));
+  const resumed = await schedules.resumeSchedule(parts, askerOf(request), nameOf(request));
+  sync(response, await shownTo(parts, request, resumed));
 }
 
 async function runNow(parts: GatewayParts, request: Request, response: Response): Promise<void> {
@@ -96,6 +97,10 @@ async function next(parts: GatewayParts, request: Request, response: Response): 
   const { times, silent } = await schedules.nextInstances(parts, asker, name);
   for (const [remote, { message }] of silent) warn(response, `${remote}: ${message}`);
   sync(response, times);
+}
+
+function shownTo(parts: GatewayParts, request: Request, stored: StoredSchedule): Promise<ShownSchedule> {
+  return showSchedule(parts, stored, { mayChange: clientOf(request).role !== 'viewer' });
 }
 
 function nameOf(request: Request): string {

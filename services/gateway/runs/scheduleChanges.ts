@@ -9,14 +9,15 @@ import { chosenOnAll } from '../../runs/candidates.ts';
 import { createRun } from '../../runs/createRun.ts';
 import { dueMs } from '../../runs/plan.ts';
 import type { Slot } from '../../schedules/cron.ts';
-import { hostsOf, runRequest } from '../../schedules/scheduler.ts';
+import { hostsOf, requestFor, runRequest } from '../../schedules/scheduler.ts';
 import type { ScheduleStore, StoredSchedule } from '../../schedules/scheduleStore.ts';
 import { nextSlots, runScheduleOf } from '../../schedules/slots.ts';
 import type { Trace } from '../../telemetry/trace.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { instanceKeeps, shownKeep } from '../views/instanceKeeps.ts';
 import { runTools } from './runView.ts';
-import { activeFrom, checkSchedule } from './scheduleView.ts';
+import { ownerTrouble } from './scheduleOwner.ts';
+import { activeFrom, checkSchedule, withStoredEndpoints } from './scheduleView.ts';
 
 /** The client that makes the request. */
 export interface ScheduleClient {
@@ -60,17 +61,18 @@ export async function createSchedule(
 export function editSchedule(
   parts: GatewayParts,
   client: ScheduleClient,
-  { name, definition }: Pick<Schedule, 'name' | 'definition'>,
+  { name, definition: given }: Pick<Schedule, 'name' | 'definition'>,
 ): Promise<StoredSchedule> {
-  checkDefinition(parts, definition);
   const now = new Date().toISOString();
-  return change(parts, client, name, (schedule) =>
-    ownedBy(client, {
+  return change(parts, client, name, (schedule) => {
+    const definition = withStoredEndpoints(given, schedule.definition);
+    checkDefinition(parts, definition);
+    return ownedBy(client, {
       ...schedule,
       ...{ definition, updated_at: now },
       ...(isSameTime(schedule.definition, definition) ? {} : { since: now, begun: now }),
-    }),
-  );
+    });
+  });
 }
 
 function tooMany(what: string): LxstowError {
@@ -114,14 +116,33 @@ export async function pauseSchedule(
     ...(reason !== undefined && { reason }),
     ...(until !== undefined && { until }),
   };
-  return change(parts, client, name, (schedule) => ({ ...schedule, paused }));
+  return change(parts, client, name, (schedule) => {
+    // The new pause may be shorter.
+    if (schedule.paused) assertMayGoOn(client, schedule);
+    return { ...schedule, paused };
+  });
 }
 
+/** Resumes a schedule, and makes the client its owner. Throws forbidden over NATS if the schedule has a rule. */
 export function resumeSchedule(parts: GatewayParts, client: ScheduleClient, name: string): Promise<StoredSchedule> {
   const since = new Date().toISOString();
-  return change(parts, client, name, ({ paused, ...schedule }) =>
-    paused ? ownedBy(client, { ...schedule, since }) : schedule,
-  );
+  return change(parts, client, name, async (schedule) => {
+    const { paused, ...resumed } = schedule;
+    if (!paused) return schedule;
+    assertMayGoOn(client, schedule);
+    // A publisher's trust is never seen to end: the schedule stays its restricted owner's while that may have it.
+    const stays = client.requestor.protocol === 'nats' && schedule.restricted && !(await ownerTrouble(parts, schedule));
+    return stays ? { ...resumed, since } : ownedBy(client, { ...resumed, since });
+  });
+}
+
+/** Throws forbidden if the client may not end the schedule's pause: over NATS it may make backups, but not cause deletions. */
+function assertMayGoOn({ requestor }: ScheduleClient, { definition }: Schedule): void {
+  if (requestor.protocol === 'nats' && definition.keep)
+    throw new LxstowError(
+      'forbidden',
+      'the schedule has a rule that deletes backups: resume it, or change its pause, over HTTPS',
+    );
 }
 
 export async function runScheduleNow(
@@ -131,11 +152,9 @@ export async function runScheduleNow(
   id: string | undefined,
 ): Promise<Run> {
   const { definition } = (await visibleSchedule(parts, client, name)).schedule;
-  const { id: _, keep, ...wanted } = runRequest(name, definition, '');
   const { requestor, trace } = client;
-  // The right to publish runs is a right to make backups, not to delete them. With a rule, each new backup could cause the deletion of an older one.
-  const keeps = keep && requestor.protocol !== 'nats';
-  const request = { ...wanted, ...(keeps && { keep }), ...(id !== undefined && { id }) };
+  const { id: _, ...wanted } = requestFor(requestor, runRequest(name, definition, ''));
+  const request = { ...wanted, ...(id !== undefined && { id }) };
   return createRun(runTools(parts), request, hostsOf(definition, Object.keys(parts.config.remotes)), {
     requestor,
     trace,
@@ -192,11 +211,11 @@ async function change(
   { schedules }: GatewayParts,
   client: ScheduleClient,
   name: string,
-  to: (schedule: Schedule) => Schedule,
+  to: (schedule: Schedule) => Schedule | Promise<Schedule>,
 ): Promise<StoredSchedule> {
   for (let tries = 0; tries < mostTries; tries++) {
     const { schedule, revision } = await visibleSchedule({ schedules }, client, name);
-    const next = to(schedule);
+    const next = await to(schedule);
     const written = await schedules.update(next, revision);
     if (written !== undefined) return { schedule: next, revision: written };
   }

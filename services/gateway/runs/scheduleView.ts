@@ -3,6 +3,7 @@ import { parseDuration } from '../../contract/durations.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type { Schedule, ScheduleBody, ShownSchedule } from '../../contract/schemas.ts';
 import { checkZone } from '../../contract/zones.ts';
+import { shown as originOf } from '../../notices/allowedEndpoints.ts';
 import { checkRule } from '../../retention/keep.ts';
 import { checkSelector } from '../../runs/selector.ts';
 import { nextSlot, parseCron } from '../../schedules/cron.ts';
@@ -40,17 +41,40 @@ function minutesFrom(one: number, other: number): number {
   return (other - one + dayMinutes) % dayMinutes;
 }
 
+/** `mayChange`: the client may change schedules over HTTPS. Other clients see only the origins of its URLs, whose paths may be secret. */
 export async function showSchedule(
   parts: Pick<GatewayParts, 'trust' | 'config'>,
   { schedule }: StoredSchedule,
-  now = new Date(),
+  { mayChange }: { mayChange: boolean },
 ): Promise<ShownSchedule> {
-  const { token: _, restricted: __, begun: ___, ...shown } = schedule;
-  const { definition } = shown;
-  const from = activeFrom(schedule, now);
+  const { token: _, restricted: __, begun: ___, ...stored } = schedule;
+  const { definition } = stored;
+  const shown = mayChange ? stored : { ...stored, definition: withEndpoints(definition, originOf) };
+  const from = activeFrom(schedule, new Date());
   const next = from && nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', from);
   const trouble = await ownerTrouble(parts, schedule);
   return { ...shown, ...(next && { next: next.at }), ...(trouble !== undefined && { owner_trouble: trouble }) };
+}
+
+/** The definition that a client has sent, with the stored URL in place of one that is only its origin, as `showSchedule` has shown it. */
+export function withStoredEndpoints(given: ScheduleBody, stored: ScheduleBody): ScheduleBody {
+  return withEndpoints(given, (endpoint, field) => {
+    const before = stored[field];
+    return before !== undefined && endpoint === originOf(before) ? before : endpoint;
+  });
+}
+
+const endpointFields = ['notifyEndpoint', 'ping'] as const;
+
+function withEndpoints(
+  definition: ScheduleBody,
+  change: (endpoint: string, field: (typeof endpointFields)[number]) => string,
+): ScheduleBody {
+  const changed = endpointFields.flatMap((field) => {
+    const endpoint = definition[field];
+    return endpoint === undefined ? [] : [[field, change(endpoint, field)]];
+  });
+  return { ...definition, ...Object.fromEntries(changed) };
 }
 
 /** Whether everything that a schedule covers is in these projects and on these hosts. */

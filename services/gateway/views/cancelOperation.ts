@@ -14,10 +14,10 @@ export function missingOperation(id: string): LxstowError {
 /** Asks an operation to end; returns it as it is after that. Throws not-found; or bad-request if it has ended or cannot be cancelled. */
 export async function cancelOperation(
   { nats, operations, reservations }: Pick<GatewayParts, 'nats' | 'operations' | 'reservations'>,
-  id: string,
+  { id, remote }: Pick<Operation, 'id' | 'remote'>,
 ): Promise<Operation> {
   for (;;) {
-    const found = await operations.find(id);
+    const found = await operations.find(id, remote);
     if (!found) throw missingOperation(id);
     const { operation, revision } = found;
     if (isFinal(operation)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');
@@ -31,7 +31,7 @@ export async function cancelOperation(
     const asked =
       operation.status === 'Cancelling' ? found : await operations.update(cancel(operation, new Date()), revision);
     if (!asked) continue;
-    nudge(nats, operation.remote, id);
+    nudge(nats, remote, id);
     if (isFinal(asked.operation) && operation.backup !== undefined && ['backup', 'upload'].includes(operation.kind))
       await reservations.release(operation, operation.backup, id);
     return asked.operation;

@@ -30,10 +30,11 @@ export async function askRemotes(
   response: Response,
   remotes: string[],
   question: InventoryQuestion,
+  ask = askInventory,
 ): Promise<Answers> {
   const answers: Answers = { found: new Map(), silent: new Map() };
   const settled = await Promise.allSettled(
-    remotes.map((remote) => askInventory(nats, remote, question, config.gateway.inventoryTimeoutMs)),
+    remotes.map((remote) => ask(nats, remote, question, config.gateway.inventoryTimeoutMs)),
   );
   for (const [index, answer] of settled.entries()) {
     const remote = remotes[index] as string;
