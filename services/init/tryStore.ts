@@ -85,7 +85,7 @@ async function isIn(path: string, folder: string): Promise<boolean> {
 }
 
 /** The path without symbolic links, as far as it exists. */
-async function withoutLinks(path: string): Promise<string> {
+export async function withoutLinks(path: string): Promise<string> {
   if (path === '/') return path;
   return realpath(path).catch(async () => join(await withoutLinks(dirname(path)), basename(path)));
 }

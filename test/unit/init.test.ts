@@ -31,7 +31,7 @@ import { placesFor } from '../../services/init/places.ts';
 import { recoveryPage, writePage } from '../../services/init/recoveryPage.ts';
 import type { LocalServer } from '../../services/init/servers.ts';
 import { undo } from '../../services/init/undo.ts';
-import { unitFiles } from '../../services/init/units.ts';
+import { dropIn, unitFiles } from '../../services/init/units.ts';
 
 const place: S3Place = {
   endpoint: 'https://s3.example.net',
@@ -310,6 +310,38 @@ describe('what lxstow init writes', () => {
       file?.content ?? '',
       /^ExecStart=\/opt\/node "\/opt\/my lxstow\/main\.js" standalone --nats-port 4223$/m,
     );
+  });
+
+  it('mounts nothing at the folder of backups or above it, so that `umount` and a later mount reach the service', () => {
+    const service = {
+      places: placesFor('/etc/lxstow/lxstow.yaml', {}, true),
+      program: ['lxstow'],
+      env: {},
+      natsPort: 4222,
+      healthPorts: [],
+      gid: 107,
+    };
+    const valuesOf = (text: string, key: string) =>
+      [...text.matchAll(new RegExp(`^${key}=(.*)$`, 'gm'))].map(([, value = '']) => value);
+    for (const folder of [
+      '/mnt/nas/lxstow',
+      '/mnt/lxstow',
+      '/srv',
+      '/var/backups/lxstow',
+      '/home/me/x',
+      '/tmp/x',
+      '/b',
+    ]) {
+      const text = dropIn({ ...service, folder }, ['lxstow']);
+      assert.doesNotMatch(text, /^(ReadWrite|Bind)Paths/m);
+      assert.deepEqual(valuesOf(text, 'ProtectSystem'), ['full']);
+      const guarded = valuesOf(text, 'ReadOnlyPaths').flatMap((value) => value.replaceAll('-', '').split(' '));
+      for (const path of guarded) assert.ok(!`${folder}/`.startsWith(`${path}/`), `${folder} in ${path}`);
+      for (const path of ['/mnt', '/run', '/var/lib', '/var/spool', '/root'])
+        assert.ok(guarded.includes(path) || folder.startsWith(`${path}/`), `${path} can be written to`);
+      assert.deepEqual(valuesOf(text, 'ProtectHome'), folder.startsWith('/home/') ? ['no'] : []);
+      assert.deepEqual(valuesOf(text, 'PrivateTmp'), folder.startsWith('/tmp/') ? ['no'] : []);
+    }
   });
 
   it('no recovery page over that of a store with a similar name', async () => {

@@ -31,7 +31,7 @@ import {
   unitsOf,
   withoutStore,
 } from '../../init/standaloneService.ts';
-import { makeFolder, poolText } from '../../init/tryStore.ts';
+import { makeFolder, poolText, withoutLinks } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
 import { type Service, unitName } from '../../init/units.ts';
 import { removeNightly, setNightly, trustThisUser } from '../client/firstSteps.ts';
@@ -192,7 +192,7 @@ interface Preparation {
  */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const { ports, natsPort } = await choosePorts(places, record, earlier);
-  const folder = 'folder' in answers.store ? answers.store.folder : undefined;
+  const folder = 'folder' in answers.store ? await withoutLinks(answers.store.folder) : undefined;
   const healthPorts = [ports.gatewayHealth, ports.workerHealth];
   const service: Service = { places, program: programOf(env), env, natsPort, healthPorts, gid: server.gid, folder };
   const state = record?.state ?? places.state;
@@ -218,7 +218,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
     ports,
   });
   say(`${places.config} ${written ? 'is written' : 'is unchanged'}`);
-  if (folder !== undefined) await makeFolder(folder);
+  if ('folder' in answers.store) await makeFolder(answers.store.folder);
   // Throws bad-config here, before the service is started.
   configured({ file: places.config, env: withoutStore(env) });
   const wanted = digestOf(service);
