@@ -38,9 +38,16 @@ export function dropIn({ places, folder, gid, natsPort }: Service, command: stri
     'UnsetEnvironment=LXSTOW_S3_ACCESS_KEY_FILE LXSTOW_S3_SECRET_KEY_FILE',
     `SupplementaryGroups=${gid}`,
     ...(folder === undefined
-      ? [`LoadCredential=lxstow.yaml:${places.config}`, 'Environment=LXSTOW_CONFIG=%d/lxstow.yaml']
+      ? [
+          `LoadCredential=lxstow.yaml:${places.config.replaceAll('%', '%%')}`,
+          'Environment=LXSTOW_CONFIG=%d/lxstow.yaml',
+        ]
       : // The folder's files need an owner that stays, and DynamicUser may be another user at each start. This root has no capabilities.
-        ['DynamicUser=no', 'User=root', 'PrivateUsers=no', ...sandboxAround(folder)]),
+        [
+          `Environment=${escaped(`LXSTOW_CONFIG=${places.config}`)}`,
+          ...['DynamicUser=no', 'User=root', 'PrivateUsers=no'],
+          ...sandboxAround(folder),
+        ]),
     ...(natsPort === usualNatsPort ? [] : ['ExecStart=', `ExecStart=${command.map(escaped).join(' ')}`]),
   ];
   return `${written}[Service]\n${lines.join('\n')}\n`;

@@ -312,6 +312,14 @@ describe('what lxstow init writes', () => {
     );
   });
 
+  it('a drop-in whose service reads the configuration that init writes, whatever its name is', () => {
+    const service = { program: ['lxstow'], env: {}, natsPort: 4222, healthPorts: [], gid: 107 };
+    const places = placesFor('/etc/lxstow/home 100%.yaml', {}, true);
+    const text = (folder?: string) => dropIn({ ...service, places, folder }, ['lxstow']);
+    assert.match(text('/mnt/nas'), /^Environment="LXSTOW_CONFIG=\/etc\/lxstow\/home 100%%\.yaml"$/m);
+    assert.match(text(), /^LoadCredential=lxstow\.yaml:\/etc\/lxstow\/home 100%%\.yaml$/m);
+  });
+
   it('mounts nothing at the folder of backups or above it, so that `umount` and a later mount reach the service', () => {
     const service = {
       places: placesFor('/etc/lxstow/lxstow.yaml', {}, true),
