@@ -242,6 +242,19 @@ describe('what lxstow init writes', () => {
     assert.deepEqual(readEarlier(there)?.ports, ports);
   });
 
+  it('no second host when the owner has given the host another name, or reaches it by its URL', async () => {
+    for (const remote of ['{ socket: /s }', '{ url: "https://lxd.example.net:8443" }']) {
+      const there = places();
+      writeFileSync(there.config, `remotes: { box: ${remote} }\nworker: { remote: box }\n`);
+      await writeConfiguration(there, settings);
+      assert.deepEqual(parse(readFileSync(there.config, 'utf8')).remotes, parse(`box: ${remote}`));
+    }
+    const there = places();
+    writeFileSync(there.config, 'remotes: { box: { socket: /old } }\nworker: { remote: box }\n');
+    await writeConfiguration(there, settings);
+    assert.equal(readEarlier(there)?.socket, '/s');
+  });
+
   it('has the CA beside it, wherever that was', async () => {
     const there = places();
     const ca = join(mkdtempSync(join(tmpdir(), 'lxstow-init-')), 'ca.pem');
