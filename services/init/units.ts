@@ -25,9 +25,12 @@ export const unitName = 'lxstow-standalone.service';
 const written = '# Written by `lxstow init`; `lxstow init --undo` removes it.\n';
 const packaged = ['/usr/lib/systemd/system', '/lib/systemd/system'].map((folder) => `${folder}/${unitName}`);
 
+export function isPackaged(): boolean {
+  return packaged.some((path) => existsSync(path));
+}
+
 export function unitFiles(service: Service, command: string[]): UnitFile[] {
-  if (packaged.some((path) => existsSync(path)))
-    return [{ path: `/etc/systemd/system/${unitName}.d/init.conf`, content: dropIn(service, command) }];
+  if (isPackaged()) return [{ path: `/etc/systemd/system/${unitName}.d/init.conf`, content: dropIn(service, command) }];
   return [{ path: `/etc/systemd/system/${unitName}`, content: ownUnit(service, command) }];
 }
 

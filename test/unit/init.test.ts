@@ -1,6 +1,7 @@
 /** `lxstow init`: how it reads answers, which server it takes, what it writes for systemd and into the configuration. */
 import assert from 'node:assert/strict';
 import {
+  chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -30,6 +31,7 @@ import { readBucket, readDays, readPlace, readTime, readYes, type S3Place } from
 import { placesFor } from '../../services/init/places.ts';
 import { recoveryPage, writePage } from '../../services/init/recoveryPage.ts';
 import type { LocalServer } from '../../services/init/servers.ts';
+import { tryFolder } from '../../services/init/tryStore.ts';
 import { undo } from '../../services/init/undo.ts';
 import { dropIn, unitFiles } from '../../services/init/units.ts';
 
@@ -142,6 +144,7 @@ describe('answers to lxstow init', () => {
       server: server('LXD', 2),
       env: { PATH: folder },
       state: join(folder, 'state'),
+      confined: false,
       stop: new AbortController().signal,
       say: (text: string) => void said.push(text),
     };
@@ -204,6 +207,23 @@ describe('answers to lxstow init', () => {
     const keyless = findAnswers({ ...again, earlier: { ...earlier, store: undefined }, asker: undefined });
     await assert.rejects(keyless, /names a store without its keys/);
   });
+});
+
+const isRoot = process.getuid?.() === 0;
+it("a folder is tried with the rights of the package's service, too", { skip: !isRoot && 'not root' }, async () => {
+  const bin = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+  writeFileSync(join(bin, 'versitygw'), '', { mode: 0o755 });
+  const folder = join(bin, 'nas');
+  mkdirSync(folder);
+  const problems = async (confined: boolean) =>
+    (await tryFolder({ folder }, server('LXD', 0), { env: { PATH: bin }, state: '/state', confined }))
+      .filter(({ level }) => level === 'problem')
+      .map(({ finding, advice }) => `${finding} → ${advice}`);
+  assert.deepEqual(await problems(true), []);
+  chownSync(folder, 1000, 1000);
+  assert.deepEqual(await problems(false), []);
+  assert.match((await problems(true)).join(), /service may not write to .*nas: .* → chown -R root: /);
+  assert.deepEqual(readdirSync(folder), []);
 });
 
 it('a pool is beside a folder when its folder or disk image is on the same disk', async () => {

@@ -33,7 +33,7 @@ import {
 } from '../../init/standaloneService.ts';
 import { makeFolder, poolText, withoutLinks } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
-import { type Service, unitName } from '../../init/units.ts';
+import { isPackaged, type Service, unitName } from '../../init/units.ts';
 import { removeNightly, setNightly, trustThisUser } from '../client/firstSteps.ts';
 import { listRemotes, removeRemote } from '../client/remotes.ts';
 import { configured } from '../configured.ts';
@@ -69,7 +69,10 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   assertOurs(places, record, earlier);
   const repeated = earlier?.store !== undefined && !record?.unfinished;
   const state = record?.state ?? places.state;
-  const { server, answers } = await ask({ options, earlier, repeated, env: source.env, state, stop });
+  const { server, answers } = await ask({
+    ...{ options, earlier, repeated, env: source.env, state, stop },
+    confined: hasSystemd(places) && isPackaged(),
+  });
   const prepared = { places, record, earlier, server, answers, env: source.env };
   const {
     service,
