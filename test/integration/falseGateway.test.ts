@@ -202,6 +202,28 @@ describe('what answers in place of a gateway', { timeout: 600_000 }, () => {
     await assert.rejects(gateway.ask('GET', ['status']), { exit: 69, message });
   });
 
+  it('is asked nothing when a name is empty, which would be another call: 64', async () => {
+    const asked: string[] = [];
+    answer = (path, response) => {
+      asked.push(path);
+      sends(operation)(path, response);
+    };
+    const calls = [
+      ...['', '.'].map((name) => ['restore', 'c1', name, '--replace']),
+      ...['info', 'export'].map((command) => [command, 'c1', '']),
+      ['pin', 'c1', ''],
+      ['delete', 'c1', '', '--yes'],
+      ['run', 'show', ''],
+      ['run', 'cancel', ''],
+      ['operations', 'show', ''],
+      ['schedule', 'show', ''],
+    ];
+    for (const call of calls) {
+      const { status, stderr } = await run(...call);
+      assert.deepEqual([status, asked], [64, []], JSON.stringify([call, stderr]));
+    }
+  });
+
   it('says once that others may read or write the own key, and uses it', async () => {
     answer = sends({ ...operation, status: 'Success', status_code: 200, err: '', name: 'b.tar' });
     for (const mode of [0o666, 0o640, 0o604, 0o620]) {

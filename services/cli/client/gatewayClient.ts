@@ -128,6 +128,12 @@ export class Gateway implements Disposable {
   }
 
   #send(method: string, path: string[], options: RequestOptions): Promise<IncomingMessage> {
+    // These would make it the path of another call: that of all backups instead of one, for example.
+    const empty = path.find((word) => ['', '.', '..'].includes(word));
+    if (empty !== undefined)
+      throw new CliError(exits.usage, `${JSON.stringify(empty)} cannot be a name`, {
+        hint: 'is a variable of a script empty?',
+      });
     const { body, headers = {}, signal } = options;
     const target = new URL(['', '1.0', ...path.map(encodeURIComponent)].join('/'), this.remote.url);
     for (const [key, value] of Object.entries(options.query ?? {}))
