@@ -11,6 +11,8 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 import { Gateway } from '../../services/cli/client/gatewayClient.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import { UncertainPublish } from '../../services/jobs/jobs.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { attempt } from '../lab/run.ts';
 
@@ -200,6 +202,25 @@ describe('what answers in place of a gateway', { timeout: 600_000 }, () => {
       response.once('close', () => clearInterval(drip));
     };
     await assert.rejects(gateway.ask('GET', ['status']), { exit: 69, message });
+  });
+
+  it('is asked once for a backup when its 503 names an operation, which may have begun; otherwise again', async () => {
+    let asked = 0;
+    const refuses = (error: string) => (path: string, response: ServerResponse) => {
+      if (!path.endsWith('/backups')) return sends({})(path, response);
+      asked += 1;
+      response.statusCode = 503;
+      response.end(JSON.stringify({ type: 'error', error_code: 503, error: asked > 1 ? `over ${id}` : error }));
+      if (asked > 1) answer = (_, later) => void later.writeHead(400).end('{"type":"error","error":"enough"}');
+    };
+    answer = refuses(new UncertainPublish(id, new LxstowError('nats-unavailable', 'NATS is away')).message);
+    const { status, stderr } = await run('backup', 'c1', '--retry', '10m');
+    assert.deepEqual([status, asked], [69, 1], stderr);
+    assert.match(stderr, /it may have been started all the same; to see whether: lxstow operations/);
+    asked = 0;
+    answer = refuses('NATS is away');
+    const again = await run('backup', 'c1', '--retry', '10m');
+    assert.deepEqual([again.status, asked], [64, 2], again.stderr);
   });
 
   it('is asked nothing when a name is empty, which would be another call: 64', async () => {

@@ -116,7 +116,8 @@ export class Gateway implements Disposable {
     if (statusCode < 400) return response;
     const envelope = method === 'HEAD' ? undefined : await this.#envelope(response, method);
     const said = typeof envelope?.error === 'string' ? envelope.error : `${this.remote.name} answers ${statusCode}`;
-    throw refusal(statusCode, said, response);
+    const refused = refusal(statusCode, said, response);
+    throw namesOperation.test(said) ? inDoubt(method, refused) : refused;
   }
 
   /** Opens a websocket of the gateway's events, of all projects that this client may see. */
@@ -266,7 +267,10 @@ function refusal(status: number, error: string, response: IncomingMessage): CliE
     : new CliError(exit, text, { hint: hints[status] });
 }
 
-/** Marks a POST whose answer was lost: the gateway may have accepted it. */
+/** In a 503: this operation may have been started all the same. */
+const namesOperation = /\boperation [\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}\b/;
+
+/** Marks a POST whose answer was lost, or is a 503 that names an operation: the gateway may have accepted it. */
 function inDoubt(method: string, error: CliError): CliError {
   const cause = error.cause as NodeJS.ErrnoException | undefined;
   if (
