@@ -1,5 +1,6 @@
 /** What answers in place of a gateway, or as a gateway that means harm: the command line says so, and nothing of it acts on its terminal or its files. */
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import type { ServerResponse } from 'node:http';
@@ -242,6 +243,29 @@ describe('what answers in place of a gateway', { timeout: 600_000 }, () => {
     for (const call of calls) {
       const { status, stderr } = await run(...call);
       assert.deepEqual([status, asked], [64, []], JSON.stringify([call, stderr]));
+    }
+  });
+
+  it('is known by its own certificate, when it was added with those of its CAs', async () => {
+    const ca = await makeCertificate({ commonName: 'CA', isCa: true });
+    const lengthOf = ({ cert }: Certificate) => new X509Certificate(cert).raw.length;
+    // Its base64 then has no padding, which would end it.
+    let own = await makeCertificate({ commonName: 'own', ca });
+    for (let name = 'own'; lengthOf(own) % 3 !== 0; name += 'x') own = await makeCertificate({ commonName: name, ca });
+    const chain = `${own.cert}\n${ca.cert}`;
+    const other = https.createServer({ cert: chain, key: own.key }, (_, response) => sends([])('', response));
+    await once(other.listen(0, '127.0.0.1'), 'listening');
+    try {
+      const remote = { name: 'chain', url: `https://127.0.0.1:${(other.address() as AddressInfo).port}` };
+      using gateway = new Gateway({ ...remote, certificate: chain }, { ...certificate, file: '' });
+      assert.deepEqual(await gateway.ask('GET', ['instances']), []);
+      for (const wrong of [ca.cert, 'garbage']) {
+        using stranger = new Gateway({ ...remote, certificate: wrong }, { ...certificate, file: '' });
+        await assert.rejects(stranger.ask('GET', ['instances']), { exit: 77 });
+      }
+    } finally {
+      other.closeAllConnections();
+      other.close();
     }
   });
 

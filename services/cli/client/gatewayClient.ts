@@ -1,4 +1,5 @@
 /** A client of a gateway: sends requests with the client's certificate, and reads answers and errors in LXD's envelope. */
+import { X509Certificate } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
 import type { PeerCertificate } from 'node:tls';
@@ -236,7 +237,7 @@ const answers: [call: RegExp, schemas.SchemaName][] = [
 
 /** Trusts only this certificate, and ignores the names in it, because the gateway may be reached by another name. */
 function pinned(certificate: string): https.AgentOptions {
-  const der = Buffer.from(certificate.replaceAll(/-----[A-Z ]+-----|\s/g, ''), 'base64');
+  const der = firstIn(certificate);
   return {
     ca: certificate,
     allowPartialTrustChain: true,
@@ -245,6 +246,15 @@ function pinned(certificate: string): https.AgentOptions {
         ? undefined
         : Object.assign(new Error('another certificate'), { code: 'ERR_TLS_CERT_ALTNAME_INVALID' }),
   };
+}
+
+/** The first certificate of a chain; empty if the text has none, so that it fits no gateway's. */
+function firstIn(chain: string): Buffer {
+  try {
+    return new X509Certificate(chain).raw;
+  } catch {
+    return Buffer.alloc(0);
+  }
 }
 
 function notOurs({ name, url }: Remote, what: string): CliError {
