@@ -1,5 +1,6 @@
 /** `lxstow init`: how it reads answers, which server it takes, what it writes for systemd and into the configuration. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import {
   chownSync,
   existsSync,
@@ -14,8 +15,10 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { parse } from 'yaml';
 import { loadConfig } from '../../services/contract/config.ts';
+import { examine } from '../../services/doctor/finding.ts';
 import { poolsBeside } from '../../services/doctor/folder.ts';
 import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
@@ -207,6 +210,25 @@ describe('answers to lxstow init', () => {
     const keyless = findAnswers({ ...again, earlier: { ...earlier, store: undefined }, asker: undefined });
     await assert.rejects(keyless, /names a store without its keys/);
   });
+});
+
+it('a check that is stopped removes what it has created before it ends', async () => {
+  const stop = new AbortController();
+  let there = false;
+  const check = async ({ signal }: { signal: AbortSignal }) => {
+    there = true;
+    try {
+      await once(signal, 'abort');
+      signal.throwIfAborted();
+    } finally {
+      for (let answers = 0; answers < 3; answers += 1) await setImmediate();
+      there = false;
+    }
+  };
+  const examined = examine('s3', check, {} as never, stop.signal);
+  stop.abort(new Error('stopped'));
+  await assert.rejects(examined, /stopped/);
+  assert.equal(there, false);
 });
 
 const isRoot = process.getuid?.() === 0;
