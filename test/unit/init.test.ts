@@ -1,5 +1,6 @@
 /** `lxstow init`: how it reads answers, which server it takes, what it writes for systemd and into the configuration. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chownSync,
@@ -449,6 +450,34 @@ it('lxstow init --undo removes what lxstow wrote, and no backup, wherever that i
   assert.deepEqual(readdirSync(state).sort(), ['.lxstow-store', 'nas', 'objects', 'store']);
   for (const file of backups) assert.ok(existsSync(join(state, file)), file);
   assert.match(kept.join('\n'), /^what else is in \S+\/lxstow: [^/]+$/m);
+});
+
+it('lxstow init --undo ends what a killed standalone has left running, and no process that has got its number', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+  const there = placesFor(join(folder, 'lxstow.yaml'), { XDG_STATE_HOME: folder }, false);
+  const { state } = there;
+  const store = 'the folder /nas';
+  const record = { hadConfiguration: false, state, natsPort: 4222, service: 'background' as const, units: [], store };
+  const ends = async (words: string[], file: string) => {
+    mkdirSync(join(state, file, '..'), { recursive: true });
+    const child = spawn(process.execPath, ['-e', 'setInterval(() => undefined, 1000)', '--', ...words]);
+    const ended = once(child, 'exit');
+    try {
+      await once(child, 'spawn');
+      writeFileSync(join(state, file), `${child.pid} 1\n`);
+      await undo(there, record);
+      return (
+        child.exitCode !== null || child.signalCode !== null || !readFileSync(`/proc/${child.pid}/cmdline`, 'utf8')
+      );
+    } finally {
+      child.kill('SIGKILL');
+      await ended;
+    }
+  };
+  assert.equal(await ends(['nats-server', '--config', join(state, 'nats', 'nats.conf')], 'nats/pid'), true);
+  assert.equal(await ends(['versitygw'], 'store/pids'), true);
+  assert.equal(await ends(['nats-server', '--config', '/etc/nats.conf'], 'nats/pid'), false);
+  assert.equal(await ends(['editor'], 'store/pids'), false);
 });
 
 it('a nats-server is due when it is older than the one that lxstow is tested with', () => {
