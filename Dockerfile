@@ -13,8 +13,8 @@ COPY schemas schemas
 COPY services services
 COPY docs/openapi.json docs/
 COPY packaging/carried.json packaging/
-RUN node node_modules/typescript/bin/tsc -p tsconfig.build.json \
- && install -D -m 644 docs/openapi.json dist/docs/openapi.json \
+COPY nats.conf ./
+RUN npm run build \
  && chmod 755 dist/services/cli/main.js \
  && npm prune --omit=dev --ignore-scripts
 

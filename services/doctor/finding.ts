@@ -1,4 +1,5 @@
 /** The findings of `lxstow doctor`: what was checked, the result, and what to do. */
+import { setTimeout as delay } from 'node:timers/promises';
 import { until } from '../concurrency/until.ts';
 import { asLxstowError, LxstowError } from '../contract/errors.ts';
 import type { Config } from '../contract/schemas.ts';
@@ -39,6 +40,8 @@ export type Check = (patient: Patient, report: Report) => Promise<void>;
 export const answerMs = 5000;
 /** Timeout of a whole area. */
 const areaMs = 20_000;
+/** After that, or after an abort, how long a check may take to remove what it has created: some calls of `answerMs` at most. */
+const cleanUpMs = 20_000;
 
 export function briefly(signal: AbortSignal): AbortSignal {
   return AbortSignal.any([signal, AbortSignal.timeout(answerMs)]);
@@ -53,10 +56,12 @@ export async function examine(area: Area, check: Check, patient: Omit<Patient, '
   const findings: Finding[] = [];
   const late = AbortSignal.timeout(areaMs);
   const report = reportTo(findings, area);
+  const signal = AbortSignal.any([stop, late]);
+  const checked = check({ ...patient, signal }, report);
   try {
-    const signal = AbortSignal.any([stop, late]);
-    await until(signal, check({ ...patient, signal }, report));
+    await until(signal, checked);
   } catch (thrown) {
+    await Promise.race([checked.catch(() => undefined), delay(cleanUpMs, undefined, { ref: false })]);
     stop.throwIfAborted();
     if (late.aborted)
       report(

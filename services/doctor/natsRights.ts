@@ -24,7 +24,7 @@ import {
   operationsBucket,
   runsBucket,
 } from '../nats/streams.ts';
-import { deadSubject, jobSubject, noticeSubject, progressSubject, runsToken } from '../nats/subjects.ts';
+import { deadSubject, freedSubject, jobSubject, noticeSubject, progressSubject, runsToken } from '../nats/subjects.ts';
 import type { Report, Role } from './finding.ts';
 
 /** The name of an instance, project or stream that does not exist. */
@@ -46,6 +46,9 @@ function stored(subject: string): Probe {
 
 /** A request that JetStream can only reject as malformed. */
 const malformed = (subject: string): Probe => ({ subject, data: '{' });
+
+/** With a token too many, nobody subscribes to it. */
+const unheard = (subject: string): Probe => ({ subject: `${subject}.${nobody}` });
 
 interface Probes {
   publish: Probe[];
@@ -74,6 +77,7 @@ function gatewayProbes({ remotes }: Config): Probes {
         stored(noticeSubject(remote, nobody)),
         { subject: `lxstow.ask.${remote}.${nobody}` },
         { subject: `lxstow.nudge.${remote}.${nobody}` },
+        unheard(progressSubject(remote, nobody)),
       ]),
       ...taking(`KV_${operationsBucket}`, changesConsumer),
       ...taking(`KV_${runsBucket}`, changesConsumer),
@@ -82,7 +86,8 @@ function gatewayProbes({ remotes }: Config): Probes {
       stored(noticeSubject(runsToken, nobody)),
       kv('leases', feederLeaseKey),
       kv('trust', certificateKey(nobody)),
-      ...['operations', 'leases', 'instances', 'runs', 'trust'].map((bucket) =>
+      kv('schedules', nobody),
+      ...['operations', 'leases', 'instances', 'runs', 'schedules', 'trust'].map((bucket) =>
         api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
       ),
       api(`STREAM.MSG.GET.${jobsStream}`),
@@ -94,7 +99,11 @@ function gatewayProbes({ remotes }: Config): Probes {
         { subject: `$JS.FC.KV_lxstow_${bucket}.${nobody}` },
       ]),
     ],
-    subscribe: [`lxstow.api.${nobody}`, '$SRV.PING', '$SRV.PING.lxstow', progressSubject(nobody, nobody)],
+    subscribe: [
+      `lxstow.api.${nobody}`,
+      ...['$SRV.PING', '$SRV.PING.lxstow', `$SRV.PING.lxstow.${nobody}`],
+      progressSubject(nobody, nobody),
+    ],
   };
 }
 
@@ -114,16 +123,21 @@ function workerProbes({ worker: { remote } }: Config): Probes {
         api(`STREAM.MSG.GET.KV_lxstow_${bucket}`),
       ),
       ...['operations', 'instances'].map((bucket) => api(`DIRECT.GET.KV_lxstow_${bucket}`)),
-      // A token too many: no gateway hears it.
-      { subject: `${progressSubject(remote, nobody)}.${nobody}` },
+      unheard(progressSubject(remote, nobody)),
+      // No job waits for this.
+      { subject: freedSubject(remote), data: nobody },
     ],
-    subscribe: [`lxstow.ask.${remote}.${nobody}`, `lxstow.nudge.${remote}.${nobody}`],
+    subscribe: [`lxstow.ask.${remote}.${nobody}`, `lxstow.nudge.${remote}.${nobody}`, freedSubject(remote)],
   };
+}
+
+export function probesOf(role: Role, config: Config): Probes {
+  return role === 'gateway' ? gatewayProbes(config) : workerProbes(config);
 }
 
 /** Tries each permission that the role needs, without any effect. Returns whether the rest can be checked. */
 export async function examineRights(nats: Nats, config: Config, role: Role, report: Report): Promise<boolean> {
-  const { publish, subscribe } = role === 'gateway' ? gatewayProbes(config) : workerProbes(config);
+  const { publish, subscribe } = probesOf(role, config);
   const refused = new Set<string>();
   const note = (error: unknown) => {
     const violation = violationOf(error);

@@ -73,6 +73,8 @@ export interface Asking {
   env: NodeJS.ProcessEnv;
   /** The state directory. */
   state: string;
+  /** With a folder as the store, the service will be root without capabilities. */
+  confined: boolean;
   stop: AbortSignal;
   /** Undefined with --yes. */
   asker: Asker | undefined;

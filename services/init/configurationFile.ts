@@ -5,6 +5,7 @@ import { dirname, join, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { type Document, isMap, isScalar, parseDocument } from 'yaml';
 import { LxstowError } from '../contract/errors.ts';
+import type { Config } from '../contract/schemas.ts';
 import { type Access, readAccess, type S3Place, type Store, usualBucket, usualRegion } from './initAnswers.ts';
 import { type Places, writeSecret } from './places.ts';
 
@@ -39,6 +40,8 @@ export interface Earlier {
   hasNats: boolean;
 }
 
+const usualRemote = 'local';
+
 /** In the configuration of the Debian package, until somebody sets it up. */
 const placeholder = { endpoint: 'http://127.0.0.1:9000', bucket: usualBucket };
 /** Where the package's services take the key from. */
@@ -61,7 +64,7 @@ export function readEarlier({ config, system }: Places): Earlier | undefined {
       bucket !== placeholder.bucket ||
       (system && existsSync(keyFile)),
     access: readAccess(s3, {}),
-    socket: remotes[worker.remote ?? 'local']?.socket,
+    socket: remotes[worker.remote ?? usualRemote]?.socket,
     hasNats: nats?.servers !== undefined,
     ports: {
       gateway: gateway.port ?? usualPorts.gateway,
@@ -77,7 +80,7 @@ export async function writeConfiguration({ config }: Places, settings: Settings)
   const there = existsSync(config);
   const document = documentIn(there ? readFileSync(config, 'utf8') : heading, config);
   const before = document.toJS();
-  for (const [path, value] of values(settings)) {
+  for (const [path, value] of [...values(settings), ...socketValue(before, settings.socket)]) {
     if (value !== undefined) document.setIn(path, document.createNode(value));
     else if (document.hasIn(path)) document.deleteIn(path);
   }
@@ -129,18 +132,26 @@ gateway:
 #   bandwidth: 08:00,20MiB 23:00,off
 `;
 
-function values({ store, access, socket, state, ports }: Settings): [path: string[], value: unknown][] {
+function values({ store, access, state, ports }: Settings): [path: string[], value: unknown][] {
   const ownPort = (path: string[], port: number, usual: number): [string[], unknown][] =>
     port === usual ? [] : [[path, port]];
   return [
     ...storeValues(store, ports),
     ...Object.entries(access).map(([key, value]): [string[], unknown] => [['s3', key], value]),
-    [['remotes', 'local', 'socket'], socket],
     [['gateway', 'stateDir'], state],
     ...ownPort(['gateway', 'port'], ports.gateway, usualPorts.gateway),
     ...ownPort(['gateway', 'healthPort'], ports.gatewayHealth, usualPorts.gatewayHealth),
     ...ownPort(['worker', 'healthPort'], ports.workerHealth, usualPorts.workerHealth),
   ];
+}
+
+/** The socket of the worker's host, whatever its name is; nothing if the host is reached by its URL. */
+function socketValue(
+  { remotes, worker }: { remotes?: Config['remotes']; worker?: Partial<Config['worker']> },
+  socket: string,
+): [path: string[], value: unknown][] {
+  const name = worker?.remote ?? usualRemote;
+  return remotes?.[name]?.url === undefined ? [[['remotes', name, 'socket'], socket]] : [];
 }
 
 function storeValues(store: Store, ports: Ports): [path: string[], value: unknown][] {

@@ -132,13 +132,24 @@ export function withoutStore(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LXSTOW_S3_')));
 }
 
-/** Its process, if that still runs; not another one that has its number by now. */
-function pidOf(places: Places): number | undefined {
+/** Its process, if that still runs. */
+const pidOf = (places: Places) => pidIn(pidFile(places), 'standalone');
+
+/** The first process id in the file, if its command line has the word: another process may have that number by now. */
+function pidIn(file: string, word: string): number | undefined {
   try {
-    const pid = Number(readFileSync(pidFile(places), 'utf8'));
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('standalone') ? pid : undefined;
+    const pid = Number.parseInt(readFileSync(file, 'utf8'), 10);
+    return isRunningAs(pid, word) ? pid : undefined;
   } catch {
     return undefined;
+  }
+}
+
+function isRunningAs(pid: number, word: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(word);
+  } catch {
+    return false;
   }
 }
 
@@ -146,14 +157,37 @@ function isRunning(places: Places): boolean {
   return pidOf(places) !== undefined;
 }
 
+/** Also stops a standalone that was started by hand, and the servers that a killed standalone has left running. packaging/deb/prerm does the same. */
 async function stopInBackground(places: Places): Promise<void> {
-  const pid = pidOf(places);
-  if (pid === undefined) return;
+  const { state } = places;
+  await stopProcess(pidOf(places), 'standalone');
+  for (const [file, word] of [
+    [join(state, 'store', 'pids'), 'versitygw'],
+    [join(state, 'nats', 'pid'), join(state, 'nats', 'nats.conf')],
+  ] as const) {
+    const server = pidIn(file, word);
+    // Its standalone stops it.
+    if (server !== undefined) await stopProcess(parentOf(server), 'standalone');
+    await stopProcess(pidIn(file, word), word);
+  }
+  await rm(pidFile(places), { force: true });
+}
+
+/** Does nothing if the process does not run as this. */
+async function stopProcess(pid: number | undefined, word: string): Promise<void> {
+  if (pid === undefined || !isRunningAs(pid, word)) return;
   process.kill(pid, 'SIGTERM');
-  for (const end = performance.now() + stopMs; isRunning(places); await delay(lookEveryMs))
+  for (const end = performance.now() + stopMs; isRunningAs(pid, word); await delay(lookEveryMs))
     if (performance.now() > end)
       throw new LxstowError('internal', `lxstow (process ${pid}) did not stop within ${stopMs / 1000} s`);
-  await rm(pidFile(places), { force: true });
+}
+
+function parentOf(pid: number): number | undefined {
+  try {
+    return Number(/^PPid:\s*(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
+  } catch {
+    return undefined;
+  }
 }
 
 function lastLines(file: string): string {

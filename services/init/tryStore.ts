@@ -12,7 +12,7 @@ import { markerName } from '../storage/folder/folderMarker.ts';
 import { createS3Store } from '../storage/s3/s3.ts';
 import { createLogger } from '../telemetry/logger.ts';
 import type { Access, FolderPlace, S3Place } from './initAnswers.ts';
-import { findProgram } from './programs.ts';
+import { findProgram, runProgram } from './programs.ts';
 import type { LocalServer } from './servers.ts';
 
 const bucketMs = 10_000;
@@ -32,11 +32,11 @@ export async function tryS3(place: S3Place & Access, stop: AbortSignal): Promise
   return examine('s3', examineS3, { config, env: {}, roles: ['gateway', 'worker'], log }, stop);
 }
 
-/** Tests the folder, and leaves nothing behind, not even the folder, because the user may stop before the last question. */
+/** Tests the folder, and leaves nothing behind, not even the folder, because the user may stop before the last question. `confined`: the service will be root without capabilities. */
 export async function tryFolder(
   { folder }: FolderPlace,
   server: LocalServer,
-  { env, state }: { env: NodeJS.ProcessEnv; state: string },
+  { env, state, confined }: { env: NodeJS.ProcessEnv; state: string; confined: boolean },
 ): Promise<Finding[]> {
   const findings: Finding[] = [];
   const report = reportTo(findings, 's3');
@@ -62,6 +62,14 @@ export async function tryFolder(
   try {
     made = await makeFolder(folder);
     await writeInto(folder);
+    if (confined && !(await canConfinedWrite(folder))) {
+      report(
+        'problem',
+        `lxstow's service may not write to ${folder}: it is root without capabilities, and may write only where the owner, mode or mount lets it`,
+        `chown -R root: '${folder}', or mount the disk or share with uid=0.`,
+      );
+      return findings;
+    }
     report('ok', `${folder} can be written to`);
     await examineRoom(folder, report);
   } catch (error) {
@@ -85,7 +93,7 @@ async function isIn(path: string, folder: string): Promise<boolean> {
 }
 
 /** The path without symbolic links, as far as it exists. */
-async function withoutLinks(path: string): Promise<string> {
+export async function withoutLinks(path: string): Promise<string> {
   if (path === '/') return path;
   return realpath(path).catch(async () => join(await withoutLinks(dirname(path)), basename(path)));
 }
@@ -98,6 +106,16 @@ export async function makeFolder(folder: string): Promise<boolean> {
   } catch (error) {
     if (systemCode(error) === 'EEXIST') return false;
     throw error;
+  }
+}
+
+/** Tries it as the package's service will: as root without capabilities (units.ts). */
+async function canConfinedWrite(folder: string): Promise<boolean> {
+  const probe = join(folder, `.lxstow-init-${process.pid}`);
+  try {
+    return (await runProgram('setpriv', ['--bounding-set=-all', '--inh-caps=-all', 'touch', probe])).status === 0;
+  } finally {
+    await rm(probe, { force: true }).catch(() => undefined);
   }
 }
 

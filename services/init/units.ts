@@ -12,7 +12,7 @@ export interface Service {
   healthPorts: number[];
   /** The group that may use LXD's socket. */
   gid: number;
-  /** The folder of backups, if the store is one. */
+  /** The folder of backups without symbolic links, if the store is one. */
   folder: string | undefined;
 }
 
@@ -25,9 +25,12 @@ export const unitName = 'lxstow-standalone.service';
 const written = '# Written by `lxstow init`; `lxstow init --undo` removes it.\n';
 const packaged = ['/usr/lib/systemd/system', '/lib/systemd/system'].map((folder) => `${folder}/${unitName}`);
 
+export function isPackaged(): boolean {
+  return packaged.some((path) => existsSync(path));
+}
+
 export function unitFiles(service: Service, command: string[]): UnitFile[] {
-  if (packaged.some((path) => existsSync(path)))
-    return [{ path: `/etc/systemd/system/${unitName}.d/init.conf`, content: dropIn(service, command) }];
+  if (isPackaged()) return [{ path: `/etc/systemd/system/${unitName}.d/init.conf`, content: dropIn(service, command) }];
   return [{ path: `/etc/systemd/system/${unitName}`, content: ownUnit(service, command) }];
 }
 
@@ -38,19 +41,42 @@ export function dropIn({ places, folder, gid, natsPort }: Service, command: stri
     'UnsetEnvironment=LXSTOW_S3_ACCESS_KEY_FILE LXSTOW_S3_SECRET_KEY_FILE',
     `SupplementaryGroups=${gid}`,
     ...(folder === undefined
-      ? [`LoadCredential=lxstow.yaml:${places.config}`, 'Environment=LXSTOW_CONFIG=%d/lxstow.yaml']
+      ? [
+          `LoadCredential=lxstow.yaml:${places.config.replaceAll('%', '%%')}`,
+          'Environment=LXSTOW_CONFIG=%d/lxstow.yaml',
+        ]
       : // The folder's files need an owner that stays, and DynamicUser may be another user at each start. This root has no capabilities.
         [
-          'DynamicUser=no',
-          'User=root',
-          'PrivateUsers=no',
-          // It starts without the disk, too: jobs wait until that is mounted.
-          `ReadWritePaths=${escaped(`-${folder}`)}`,
-          ...(/^\/(home|root|run\/user)\//.test(folder) ? ['ProtectHome=no'] : []),
+          `Environment=${escaped(`LXSTOW_CONFIG=${places.config}`)}`,
+          ...['DynamicUser=no', 'User=root', 'PrivateUsers=no'],
+          ...sandboxAround(folder),
         ]),
     ...(natsPort === usualNatsPort ? [] : ['ExecStart=', `ExecStart=${command.map(escaped).join(' ')}`]),
   ];
   return `${written}[Service]\n${lines.join('\n')}\n`;
+}
+
+/** Read-only for the service, beside what `ProtectSystem=full` covers. */
+const readOnly = [
+  ...['/home', '/media', '/mnt', '/opt', '/root', '/run', '/srv'],
+  ...['backups', 'cache', 'lib', 'local', 'log', 'mail', 'opt', 'snap', 'spool'].map((name) => `/var/${name}`),
+];
+
+/**
+ * Lets the service write to the folder. systemd mounts nothing at the folder or above it: with a mount below the disk's, `umount` on the host would succeed while the service keeps the
+ * disk; with one at a mount point, the service would not see a disk that is mounted later. So there is neither ReadWritePaths= nor ProtectSystem=strict.
+ */
+function sandboxAround(folder: string): string[] {
+  const isAbove = (path: string) => `${folder}/`.startsWith(`${path}/`);
+  return [
+    'ProtectSystem=full',
+    `ReadOnlyPaths=${readOnly
+      .filter((path) => !isAbove(path))
+      .map((path) => `-${path}`)
+      .join(' ')}`,
+    ...(['/home', '/root', '/run/user'].some(isAbove) ? ['ProtectHome=no'] : []),
+    ...(['/tmp', '/var/tmp'].some(isAbove) ? ['PrivateTmp=no'] : []),
+  ];
 }
 
 export function ownUnit({ env: { PATH = '' } }: Service, command: string[]): string {

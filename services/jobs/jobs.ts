@@ -120,11 +120,10 @@ async function publishWith(
 
 /** NATS may have stored the job: it went away before its ack. */
 export class UncertainPublish extends LxstowError {
-  readonly operation: string;
-
+  /** The message names the operation, by which the client sees that something may have been started. */
   constructor(operation: string, cause: LxstowError) {
-    super('nats-unavailable', `${cause.message}; the job was not confirmed and will be withdrawn`, { cause });
-    this.operation = operation;
+    const doubt = `the job was not confirmed, and will be withdrawn unless operation ${operation} has begun`;
+    super('nats-unavailable', `${cause.message}; ${doubt}`, { cause });
   }
 }
 

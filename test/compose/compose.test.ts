@@ -131,6 +131,8 @@ describe('docker-compose.yml', { timeout: 900_000 }, () => {
     const alone = 'docker run --rm --read-only --cap-drop ALL --network none';
     const [image] = (await shell('docker compose images --quiet gateway')).split('\n');
     assert.equal(await shell(`${alone} --entrypoint id ${image} -u`), '1000\n');
+    const natsConfig = 'nats-config --hosts berlin --server nats --out /tmp/nats';
+    assert.match(await shell(`${alone} --tmpfs /tmp ${image} ${natsConfig}`), /nats-server -c \/tmp\/nats\/nats\.conf/);
   });
 
   it('satisfies lxstow doctor', async () => {

@@ -1,5 +1,6 @@
 /** What answers in place of a gateway, or as a gateway that means harm: the command line says so, and nothing of it acts on its terminal or its files. */
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import type { ServerResponse } from 'node:http';
@@ -11,6 +12,8 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 import { Gateway } from '../../services/cli/client/gatewayClient.ts';
+import { LxstowError } from '../../services/contract/errors.ts';
+import { UncertainPublish } from '../../services/jobs/jobs.ts';
 import { type Certificate, makeCertificate } from '../lab/certificates.ts';
 import { attempt } from '../lab/run.ts';
 
@@ -200,6 +203,70 @@ describe('what answers in place of a gateway', { timeout: 600_000 }, () => {
       response.once('close', () => clearInterval(drip));
     };
     await assert.rejects(gateway.ask('GET', ['status']), { exit: 69, message });
+  });
+
+  it('is asked once for a backup when its 503 names an operation, which may have begun; otherwise again', async () => {
+    let asked = 0;
+    const refuses = (error: string) => (path: string, response: ServerResponse) => {
+      if (!path.endsWith('/backups')) return sends({})(path, response);
+      asked += 1;
+      response.statusCode = 503;
+      response.end(JSON.stringify({ type: 'error', error_code: 503, error: asked > 1 ? `over ${id}` : error }));
+      if (asked > 1) answer = (_, later) => void later.writeHead(400).end('{"type":"error","error":"enough"}');
+    };
+    answer = refuses(new UncertainPublish(id, new LxstowError('nats-unavailable', 'NATS is away')).message);
+    const { status, stderr } = await run('backup', 'c1', '--retry', '10m');
+    assert.deepEqual([status, asked], [69, 1], stderr);
+    assert.match(stderr, /it may have been started all the same; to see whether: lxstow operations/);
+    asked = 0;
+    answer = refuses('NATS is away');
+    const again = await run('backup', 'c1', '--retry', '10m');
+    assert.deepEqual([again.status, asked], [64, 2], again.stderr);
+  });
+
+  it('is asked nothing when a name is empty, which would be another call: 64', async () => {
+    const asked: string[] = [];
+    answer = (path, response) => {
+      asked.push(path);
+      sends(operation)(path, response);
+    };
+    const calls = [
+      ...['', '.'].map((name) => ['restore', 'c1', name, '--replace']),
+      ...['info', 'export'].map((command) => [command, 'c1', '']),
+      ['pin', 'c1', ''],
+      ['delete', 'c1', '', '--yes'],
+      ['run', 'show', ''],
+      ['run', 'cancel', ''],
+      ['operations', 'show', ''],
+      ['schedule', 'show', ''],
+    ];
+    for (const call of calls) {
+      const { status, stderr } = await run(...call);
+      assert.deepEqual([status, asked], [64, []], JSON.stringify([call, stderr]));
+    }
+  });
+
+  it('is known by its own certificate, when it was added with those of its CAs', async () => {
+    const ca = await makeCertificate({ commonName: 'CA', isCa: true });
+    const lengthOf = ({ cert }: Certificate) => new X509Certificate(cert).raw.length;
+    // Its base64 then has no padding, which would end it.
+    let own = await makeCertificate({ commonName: 'own', ca });
+    for (let name = 'own'; lengthOf(own) % 3 !== 0; name += 'x') own = await makeCertificate({ commonName: name, ca });
+    const chain = `${own.cert}\n${ca.cert}`;
+    const other = https.createServer({ cert: chain, key: own.key }, (_, response) => sends([])('', response));
+    await once(other.listen(0, '127.0.0.1'), 'listening');
+    try {
+      const remote = { name: 'chain', url: `https://127.0.0.1:${(other.address() as AddressInfo).port}` };
+      using gateway = new Gateway({ ...remote, certificate: chain }, { ...certificate, file: '' });
+      assert.deepEqual(await gateway.ask('GET', ['instances']), []);
+      for (const wrong of [ca.cert, 'garbage']) {
+        using stranger = new Gateway({ ...remote, certificate: wrong }, { ...certificate, file: '' });
+        await assert.rejects(stranger.ask('GET', ['instances']), { exit: 77 });
+      }
+    } finally {
+      other.closeAllConnections();
+      other.close();
+    }
   });
 
   it('says once that others may read or write the own key, and uses it', async () => {

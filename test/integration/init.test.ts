@@ -383,7 +383,13 @@ describe('lxstow init', { timeout: 600_000, skip }, () => {
     await type('lxstow restore c1 latest --start');
     assert.match(await type('lxstow init --yes'), /is unchanged\nlxstow runs already/);
     const recovery = await type(`cat ${page}`);
+    // What it has started lives on.
+    const servers = (await type('cd /var/lib/lxstow; cut -d " " -f 1 nats/pid store/pids')).split(/\s/).filter(Boolean);
+    await type('cd; kill -9 $(cat /var/lib/lxstow/standalone.pid)');
+    for (const pid of servers) await type(`grep -qs . /proc/${pid}/cmdline`);
     const undone = await type('lxstow init --undo');
+    assert.equal(servers.length, 2);
+    for (const pid of servers) await type(`! grep -qs . /proc/${pid}/cmdline`);
     assert.match(undone, new RegExp(`the backups: the folder ${nas}/lxstow`));
     assert.match(undone, /the keys of the store's server: \/var\/lib\/lxstow\/store/);
     await type(`mv ${nas}/lxstow ${nas}/copy; rm -r /etc/lxstow /var/lib/lxstow`);

@@ -1,6 +1,9 @@
 /** `lxstow init`: how it reads answers, which server it takes, what it writes for systemd and into the configuration. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
+  chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -13,8 +16,10 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { parse } from 'yaml';
 import { loadConfig } from '../../services/contract/config.ts';
+import { examine } from '../../services/doctor/finding.ts';
 import { poolsBeside } from '../../services/doctor/folder.ts';
 import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
@@ -30,8 +35,9 @@ import { readBucket, readDays, readPlace, readTime, readYes, type S3Place } from
 import { placesFor } from '../../services/init/places.ts';
 import { recoveryPage, writePage } from '../../services/init/recoveryPage.ts';
 import type { LocalServer } from '../../services/init/servers.ts';
+import { tryFolder } from '../../services/init/tryStore.ts';
 import { undo } from '../../services/init/undo.ts';
-import { unitFiles } from '../../services/init/units.ts';
+import { dropIn, unitFiles } from '../../services/init/units.ts';
 
 const place: S3Place = {
   endpoint: 'https://s3.example.net',
@@ -142,6 +148,7 @@ describe('answers to lxstow init', () => {
       server: server('LXD', 2),
       env: { PATH: folder },
       state: join(folder, 'state'),
+      confined: false,
       stop: new AbortController().signal,
       say: (text: string) => void said.push(text),
     };
@@ -206,6 +213,42 @@ describe('answers to lxstow init', () => {
   });
 });
 
+it('a check that is stopped removes what it has created before it ends', async () => {
+  const stop = new AbortController();
+  let there = false;
+  const check = async ({ signal }: { signal: AbortSignal }) => {
+    there = true;
+    try {
+      await once(signal, 'abort');
+      signal.throwIfAborted();
+    } finally {
+      for (let answers = 0; answers < 3; answers += 1) await setImmediate();
+      there = false;
+    }
+  };
+  const examined = examine('s3', check, {} as never, stop.signal);
+  stop.abort(new Error('stopped'));
+  await assert.rejects(examined, /stopped/);
+  assert.equal(there, false);
+});
+
+const isRoot = process.getuid?.() === 0;
+it("a folder is tried with the rights of the package's service, too", { skip: !isRoot && 'not root' }, async () => {
+  const bin = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+  writeFileSync(join(bin, 'versitygw'), '', { mode: 0o755 });
+  const folder = join(bin, 'nas');
+  mkdirSync(folder);
+  const problems = async (confined: boolean) =>
+    (await tryFolder({ folder }, server('LXD', 0), { env: { PATH: bin }, state: '/state', confined }))
+      .filter(({ level }) => level === 'problem')
+      .map(({ finding, advice }) => `${finding} → ${advice}`);
+  assert.deepEqual(await problems(true), []);
+  chownSync(folder, 1000, 1000);
+  assert.deepEqual(await problems(false), []);
+  assert.match((await problems(true)).join(), /service may not write to .*nas: .* → chown -R root: /);
+  assert.deepEqual(readdirSync(folder), []);
+});
+
 it('a pool is beside a folder when its folder or disk image is on the same disk', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
   const pools = [
@@ -240,6 +283,19 @@ describe('what lxstow init writes', () => {
     const ports = { ...usualPorts, gateway: 9443 };
     assert.equal(await writeConfiguration(there, { ...settings, ports }), true);
     assert.deepEqual(readEarlier(there)?.ports, ports);
+  });
+
+  it('no second host when the owner has given the host another name, or reaches it by its URL', async () => {
+    for (const remote of ['{ socket: /s }', '{ url: "https://lxd.example.net:8443" }']) {
+      const there = places();
+      writeFileSync(there.config, `remotes: { box: ${remote} }\nworker: { remote: box }\n`);
+      await writeConfiguration(there, settings);
+      assert.deepEqual(parse(readFileSync(there.config, 'utf8')).remotes, parse(`box: ${remote}`));
+    }
+    const there = places();
+    writeFileSync(there.config, 'remotes: { box: { socket: /old } }\nworker: { remote: box }\n');
+    await writeConfiguration(there, settings);
+    assert.equal(readEarlier(there)?.socket, '/s');
   });
 
   it('has the CA beside it, wherever that was', async () => {
@@ -312,6 +368,46 @@ describe('what lxstow init writes', () => {
     );
   });
 
+  it('a drop-in whose service reads the configuration that init writes, whatever its name is', () => {
+    const service = { program: ['lxstow'], env: {}, natsPort: 4222, healthPorts: [], gid: 107 };
+    const places = placesFor('/etc/lxstow/home 100%.yaml', {}, true);
+    const text = (folder?: string) => dropIn({ ...service, places, folder }, ['lxstow']);
+    assert.match(text('/mnt/nas'), /^Environment="LXSTOW_CONFIG=\/etc\/lxstow\/home 100%%\.yaml"$/m);
+    assert.match(text(), /^LoadCredential=lxstow\.yaml:\/etc\/lxstow\/home 100%%\.yaml$/m);
+  });
+
+  it('mounts nothing at the folder of backups or above it, so that `umount` and a later mount reach the service', () => {
+    const service = {
+      places: placesFor('/etc/lxstow/lxstow.yaml', {}, true),
+      program: ['lxstow'],
+      env: {},
+      natsPort: 4222,
+      healthPorts: [],
+      gid: 107,
+    };
+    const valuesOf = (text: string, key: string) =>
+      [...text.matchAll(new RegExp(`^${key}=(.*)$`, 'gm'))].map(([, value = '']) => value);
+    for (const folder of [
+      '/mnt/nas/lxstow',
+      '/mnt/lxstow',
+      '/srv',
+      '/var/backups/lxstow',
+      '/home/me/x',
+      '/tmp/x',
+      '/b',
+    ]) {
+      const text = dropIn({ ...service, folder }, ['lxstow']);
+      assert.doesNotMatch(text, /^(ReadWrite|Bind)Paths/m);
+      assert.deepEqual(valuesOf(text, 'ProtectSystem'), ['full']);
+      const guarded = valuesOf(text, 'ReadOnlyPaths').flatMap((value) => value.replaceAll('-', '').split(' '));
+      for (const path of guarded) assert.ok(!`${folder}/`.startsWith(`${path}/`), `${folder} in ${path}`);
+      for (const path of ['/mnt', '/run', '/var/lib', '/var/spool', '/root'])
+        assert.ok(guarded.includes(path) || folder.startsWith(`${path}/`), `${path} can be written to`);
+      assert.deepEqual(valuesOf(text, 'ProtectHome'), folder.startsWith('/home/') ? ['no'] : []);
+      assert.deepEqual(valuesOf(text, 'PrivateTmp'), folder.startsWith('/tmp/') ? ['no'] : []);
+    }
+  });
+
   it('no recovery page over that of a store with a similar name', async () => {
     const there = places();
     for (const endpoint of ['https://minio.example.net', 'https://minio', 'https://minio'])
@@ -354,6 +450,34 @@ it('lxstow init --undo removes what lxstow wrote, and no backup, wherever that i
   assert.deepEqual(readdirSync(state).sort(), ['.lxstow-store', 'nas', 'objects', 'store']);
   for (const file of backups) assert.ok(existsSync(join(state, file)), file);
   assert.match(kept.join('\n'), /^what else is in \S+\/lxstow: [^/]+$/m);
+});
+
+it('lxstow init --undo ends what a killed standalone has left running, and no process that has got its number', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'lxstow-init-'));
+  const there = placesFor(join(folder, 'lxstow.yaml'), { XDG_STATE_HOME: folder }, false);
+  const { state } = there;
+  const store = 'the folder /nas';
+  const record = { hadConfiguration: false, state, natsPort: 4222, service: 'background' as const, units: [], store };
+  const ends = async (words: string[], file: string) => {
+    mkdirSync(join(state, file, '..'), { recursive: true });
+    const child = spawn(process.execPath, ['-e', 'setInterval(() => undefined, 1000)', '--', ...words]);
+    const ended = once(child, 'exit');
+    try {
+      await once(child, 'spawn');
+      writeFileSync(join(state, file), `${child.pid} 1\n`);
+      await undo(there, record);
+      return (
+        child.exitCode !== null || child.signalCode !== null || !readFileSync(`/proc/${child.pid}/cmdline`, 'utf8')
+      );
+    } finally {
+      child.kill('SIGKILL');
+      await ended;
+    }
+  };
+  assert.equal(await ends(['nats-server', '--config', join(state, 'nats', 'nats.conf')], 'nats/pid'), true);
+  assert.equal(await ends(['versitygw'], 'store/pids'), true);
+  assert.equal(await ends(['nats-server', '--config', '/etc/nats.conf'], 'nats/pid'), false);
+  assert.equal(await ends(['editor'], 'store/pids'), false);
 });
 
 it('a nats-server is due when it is older than the one that lxstow is tested with', () => {

@@ -129,6 +129,7 @@ describe('the server of a folder', () => {
     symlinkSync(victim, join(folder, `.lxstow-init-${process.pid}`));
     const [finding] = await tryFolder({ folder }, { pools: [] as LocalPool[] } as LocalServer, {
       env: { PATH: folder },
+      confined: false,
       state: join(folder, 'state'),
     });
     assert.equal(finding?.level, 'problem');

@@ -38,7 +38,7 @@ export async function trustThisUser(
   }
   const url = `https://127.0.0.1:${config.gateway.port}`;
   const file = config.gateway.certificate ?? ownFiles(stateDir(config, source.env))[0];
-  const name = await makeKnown(url, readText(file, "the gateway's certificate"));
+  const name = await makeKnown(url, parseCertificate(readText(file, "the gateway's certificate")).toString());
   using gateway = await openGateway(name);
   for (const end = performance.now() + trustMs; (await gateway.ask('GET', [])).auth !== 'trusted'; ) {
     stop.throwIfAborted();

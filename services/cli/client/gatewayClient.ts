@@ -1,4 +1,5 @@
 /** A client of a gateway: sends requests with the client's certificate, and reads answers and errors in LXD's envelope. */
+import { X509Certificate } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
 import type { PeerCertificate } from 'node:tls';
@@ -116,7 +117,8 @@ export class Gateway implements Disposable {
     if (statusCode < 400) return response;
     const envelope = method === 'HEAD' ? undefined : await this.#envelope(response, method);
     const said = typeof envelope?.error === 'string' ? envelope.error : `${this.remote.name} answers ${statusCode}`;
-    throw refusal(statusCode, said, response);
+    const refused = refusal(statusCode, said, response);
+    throw namesOperation.test(said) ? inDoubt(method, refused) : refused;
   }
 
   /** Opens a websocket of the gateway's events, of all projects that this client may see. */
@@ -128,6 +130,12 @@ export class Gateway implements Disposable {
   }
 
   #send(method: string, path: string[], options: RequestOptions): Promise<IncomingMessage> {
+    // These would make it the path of another call: that of all backups instead of one, for example.
+    const empty = path.find((word) => ['', '.', '..'].includes(word));
+    if (empty !== undefined)
+      throw new CliError(exits.usage, `${JSON.stringify(empty)} cannot be a name`, {
+        hint: 'is a variable of a script empty?',
+      });
     const { body, headers = {}, signal } = options;
     const target = new URL(['', '1.0', ...path.map(encodeURIComponent)].join('/'), this.remote.url);
     for (const [key, value] of Object.entries(options.query ?? {}))
@@ -229,7 +237,7 @@ const answers: [call: RegExp, schemas.SchemaName][] = [
 
 /** Trusts only this certificate, and ignores the names in it, because the gateway may be reached by another name. */
 function pinned(certificate: string): https.AgentOptions {
-  const der = Buffer.from(certificate.replaceAll(/-----[A-Z ]+-----|\s/g, ''), 'base64');
+  const der = firstIn(certificate);
   return {
     ca: certificate,
     allowPartialTrustChain: true,
@@ -238,6 +246,15 @@ function pinned(certificate: string): https.AgentOptions {
         ? undefined
         : Object.assign(new Error('another certificate'), { code: 'ERR_TLS_CERT_ALTNAME_INVALID' }),
   };
+}
+
+/** The first certificate of a chain; empty if the text has none, so that it fits no gateway's. */
+function firstIn(chain: string): Buffer {
+  try {
+    return new X509Certificate(chain).raw;
+  } catch {
+    return Buffer.alloc(0);
+  }
 }
 
 function notOurs({ name, url }: Remote, what: string): CliError {
@@ -260,7 +277,10 @@ function refusal(status: number, error: string, response: IncomingMessage): CliE
     : new CliError(exit, text, { hint: hints[status] });
 }
 
-/** Marks a POST whose answer was lost: the gateway may have accepted it. */
+/** In a 503: this operation may have been started all the same. */
+const namesOperation = /\boperation [\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}\b/;
+
+/** Marks a POST whose answer was lost, or is a 503 that names an operation: the gateway may have accepted it. */
 function inDoubt(method: string, error: CliError): CliError {
   const cause = error.cause as NodeJS.ErrnoException | undefined;
   if (

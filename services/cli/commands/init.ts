@@ -31,9 +31,9 @@ import {
   unitsOf,
   withoutStore,
 } from '../../init/standaloneService.ts';
-import { makeFolder, poolText } from '../../init/tryStore.ts';
+import { makeFolder, poolText, withoutLinks } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
-import { type Service, unitName } from '../../init/units.ts';
+import { isPackaged, type Service, unitName } from '../../init/units.ts';
 import { removeNightly, setNightly, trustThisUser } from '../client/firstSteps.ts';
 import { listRemotes, removeRemote } from '../client/remotes.ts';
 import { configured } from '../configured.ts';
@@ -69,7 +69,10 @@ export async function initCommand(options: InitOptions, { source, stop }: InitCo
   assertOurs(places, record, earlier);
   const repeated = earlier?.store !== undefined && !record?.unfinished;
   const state = record?.state ?? places.state;
-  const { server, answers } = await ask({ options, earlier, repeated, env: source.env, state, stop });
+  const { server, answers } = await ask({
+    ...{ options, earlier, repeated, env: source.env, state, stop },
+    confined: hasSystemd(places) && isPackaged(),
+  });
   const prepared = { places, record, earlier, server, answers, env: source.env };
   const {
     service,
@@ -192,7 +195,7 @@ interface Preparation {
  */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const { ports, natsPort } = await choosePorts(places, record, earlier);
-  const folder = 'folder' in answers.store ? answers.store.folder : undefined;
+  const folder = 'folder' in answers.store ? await withoutLinks(answers.store.folder) : undefined;
   const healthPorts = [ports.gatewayHealth, ports.workerHealth];
   const service: Service = { places, program: programOf(env), env, natsPort, healthPorts, gid: server.gid, folder };
   const state = record?.state ?? places.state;
@@ -218,7 +221,7 @@ async function prepare({ places, record, earlier, server, answers, env }: Prepar
     ports,
   });
   say(`${places.config} ${written ? 'is written' : 'is unchanged'}`);
-  if (folder !== undefined) await makeFolder(folder);
+  if ('folder' in answers.store) await makeFolder(answers.store.folder);
   // Throws bad-config here, before the service is started.
   configured({ file: places.config, env: withoutStore(env) });
   const wanted = digestOf(service);

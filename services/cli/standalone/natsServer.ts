@@ -56,7 +56,7 @@ async function startServer(
 ): Promise<ChildProcess> {
   const { dir } = files;
   const file = join(dir, 'nats.conf');
-  await writeFile(file, configurationOf(dir, port, password), { mode: 0o600 });
+  await writeFile(file, configurationOf(files, port, password), { mode: 0o600 });
   // In a process group of its own, so that Ctrl-C does not reach it: it must run until the jobs are handed back.
   const child = spawn('nats-server', ['--config', file], { stdio: 'ignore', detached: true });
   const fail = (message: string, cause?: unknown) =>
@@ -78,11 +78,12 @@ async function startServer(
   return child;
 }
 
-function configurationOf(dir: string, port: number, password: string): string {
+function configurationOf({ dir, pid }: OwnNatsFiles, port: number, password: string): string {
   return `server_name: ${ownNatsName(password)}
 listen: "127.0.0.1:${port}"
 jetstream { store_dir: ${JSON.stringify(join(dir, 'store'))}, sync_interval: always }
 authorization { user: lxstow, password: "${password}" }
+pid_file: ${JSON.stringify(pid)}
 log_file: ${JSON.stringify(join(dir, 'nats.log'))}
 logfile_size_limit: 10MB
 `;

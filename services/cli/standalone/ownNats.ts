@@ -14,6 +14,8 @@ export interface OwnNatsFiles {
   password: string;
   /** The server's URL while it runs. */
   url: string;
+  /** File with the server's process id, which the server writes. */
+  pid: string;
 }
 
 export function ownNatsFiles(config: Config, env: NodeJS.ProcessEnv): OwnNatsFiles {
@@ -22,7 +24,7 @@ export function ownNatsFiles(config: Config, env: NodeJS.ProcessEnv): OwnNatsFil
 
 function filesIn(state: string): OwnNatsFiles {
   const dir = join(state, 'nats');
-  return { dir, password: join(dir, 'password'), url: join(dir, 'url') };
+  return { dir, password: join(dir, 'password'), url: join(dir, 'url'), pid: join(dir, 'pid') };
 }
 
 /**

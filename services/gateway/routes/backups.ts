@@ -185,6 +185,12 @@ function pinOf(
 
 async function makeBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {
   const { config, nats, submitter, reservations } = parts;
+  // Express ignores a slash at the end; it may come from a restore whose client has lost the backup's name.
+  if (request.originalUrl.split('?', 1)[0]?.endsWith('/'))
+    throw new LxstowError(
+      'not-found',
+      'a backup without a name does not exist; to make one, POST without the last slash',
+    );
   const address = instanceOf(request, config);
   const { name, compression, ...options } = createOptions(request, config);
   assertNotOwn(address.instance);
