@@ -1,6 +1,7 @@
 /** Runs: who is chosen, in which order, how it is counted; for any fleet, and whatever comes of its children. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { type ApiError, JetStreamApiError, type JetStreamPublishOptions } from '@nats-io/jetstream';
 import fc from 'fast-check';
 import { LxstowError } from '../../services/contract/errors.ts';
 import {
@@ -15,7 +16,9 @@ import { assertAllOfIt } from '../../services/gateway/runs/runView.ts';
 import type { Nats } from '../../services/nats/connection.ts';
 import { runNoticeOf } from '../../services/notices/notice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
+import type { OperationStore } from '../../services/operations/operationStore.ts';
 import { createRun, type RunTools } from '../../services/runs/createRun.ts';
+import { feedChild } from '../../services/runs/feeder/feeding.ts';
 import {
   Fleet,
   fewestChildren,
@@ -167,6 +170,40 @@ describe('a child', () => {
     const child = { remote: 'r', project: 'default', instance: 'c1' };
     const ids = ['a', 'b'].map((plan) => childId({ id: 'run', plan }, child));
     assert.equal(new Set(ids).size, 2);
+  });
+
+  it('is skipped for another backup only as long as that will be made', async () => {
+    const child = { remote: 'r', project: 'default', instance: 'c1', state: 'pending' as const };
+    const fed = async (other: Partial<Operation> | undefined) => {
+      const store = new Map<string, Operation>();
+      const queue = [uuid()];
+      if (other) store.set(queue[0] ?? '', { ...operation(runOf([]), child, 'Pending'), ...other });
+      const stored = (operation: Operation | undefined) => operation && { operation, revision: 1 };
+      const operations = {
+        find: async (id: string) => stored(store.get(id)),
+        create: async (made: Operation) => stored(store.set(made.id, made).get(made.id)),
+      } as unknown as OperationStore;
+      const publish = async (_: string, __: string, { msgID, expect }: JetStreamPublishOptions) => {
+        if (expect?.lastSubjectSequence === 0) throw new JetStreamApiError({ code: 400, err_code: 10071 } as ApiError);
+        queue.push(msgID ?? '');
+      };
+      const header = { get: () => queue.at(-1) };
+      const ask = async (_: string, question: () => unknown) => question();
+      const nats = {
+        ...{ ask, assertConnected: () => undefined, whileConnected: (use: () => unknown) => use(), js: { publish } },
+        jsm: { streams: { getMessage: async () => ({ header, seq: 1, time: new Date(0) }) } },
+      } as unknown as Nats;
+      const [[each] = []] = new Fleet().add(runOf([child]), [[{ ...child }]]).chunks;
+      assert.ok(each);
+      const outcome = await feedChild({ nats, operations }, each);
+      return outcome?.state ?? (queue.at(-1) === each.id ? 'queued' : 'lost');
+    };
+    const status = (status: Operation['status']) => ({ ...operation(runOf([]), child, status) });
+    assert.equal(await fed(undefined), 'skipped');
+    for (const alive of ['Pending', 'Running'] as const) assert.equal(await fed(status(alive)), 'skipped', alive);
+    for (const over of ['Cancelling', 'Cancelled', 'Failure', 'Success'] as const)
+      assert.equal(await fed(status(over)), 'queued', over);
+    assert.equal(await fed({ kind: 'restore' }), 'queued');
   });
 
   it('fails when another job had the id of its operation', () => {
