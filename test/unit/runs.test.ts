@@ -357,6 +357,34 @@ describe('the fleet', () => {
     assert.equal(first.chunks[0]?.[0]?.child.state, 'pending');
   });
 
+  it('leaves it to the queue if the other run may end without the backup', () => {
+    const children = plan([{ remote: 'r', project: 'default', instance: 'c1' }]);
+    const [child] = children;
+    assert.ok(child);
+    const starts_at = new Date(0).toISOString();
+    const until = (hour: number) => ({
+      schedule: { name: 's', slot: '', starts_at, jitter_seconds: 3600, window_ends: `2026-11-29T0${hour}:00:00.000Z` },
+    });
+    const second = (first: Partial<Run>, then: Partial<Run>, meanwhile: (of: OpenRun) => unknown = () => undefined) => {
+      const fleet = new Fleet();
+      const holder = fleet.add(runOf(children, first), [[{ ...child }]]);
+      fleet.next(0);
+      meanwhile(holder);
+      const open = fleet.add(runOf(children, then), [[{ ...child }]]);
+      const queued = fleet.next(0).length;
+      return [open.chunks[0]?.[0]?.child.state, queued];
+    };
+    const cancel = ({ run }: OpenRun) => Object.assign(run, { status: 'Cancelling' });
+    assert.deepEqual(second({}, {}, cancel), ['pending', 1]);
+    assert.deepEqual(second({}, {}), ['skipped', 0]);
+    assert.deepEqual(second(until(5), {}), ['pending', 1]);
+    assert.deepEqual(second(until(5), until(6)), ['pending', 0]);
+    assert.deepEqual(second(until(5), until(5)), ['skipped', 0]);
+    assert.deepEqual(second(until(6), until(5)), ['skipped', 0]);
+    // Without jitter, the first run's child is on the queue already.
+    assert.deepEqual(second({ schedule: { ...until(5).schedule, jitter_seconds: 0 } }, {}), ['skipped', 0]);
+  });
+
   it('does not skip what is on the queue already, even if a later run was taken on first', () => {
     const fleet = new Fleet();
     const children = plan(['c1', 'c2'].map((instance) => ({ remote: 'r', project: 'default', instance })));
