@@ -1,7 +1,9 @@
 /** Runs: who is chosen, in which order, how it is counted; for any fleet, and whatever comes of its children. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { gzipSync } from 'node:zlib';
 import { type ApiError, JetStreamApiError, type JetStreamPublishOptions } from '@nats-io/jetstream';
+import { TimeoutError } from '@nats-io/transport-node';
 import fc from 'fast-check';
 import { LxstowError } from '../../services/contract/errors.ts';
 import {
@@ -472,6 +474,38 @@ describe('a run', () => {
       made.away.map(({ remote, planned }) => [remote, planned]),
       [['r1', false]],
     );
+  });
+
+  it('of a schedule also waits for hosts that may have instances which name the schedule', async () => {
+    const web = { name: 'web', project: 'default', status: 'Running', config: {} };
+    const page = gzipSync(JSON.stringify({ items: [web], more: false }));
+    const request = async (subject: string) => {
+      if (subject.includes('.r2.')) throw new TimeoutError();
+      return { data: page };
+    };
+    const nats = {
+      ...{ assertConnected: () => undefined, whileConnected: (use: () => unknown) => use(), connection: { request } },
+    } as unknown as Nats;
+    const created = Promise.withResolvers<RunChild[]>();
+    const create = async (head: Run, children: RunChild[]) => {
+      created.resolve(children);
+      return head;
+    };
+    const store = { find: async () => undefined, create } as unknown as RunStore;
+    const db = { remote: 'r2', project: 'default', instance: 'db', excluded: false, schedules: ['nightly'] };
+    const tools: RunTools = { nats, runs: store, inventoryTimeoutMs: 1, lastKnown: async () => [db] };
+    const occasion = { class: 'scheduled' as const, schedule: { name: 's', slot: '', starts_at: run.created_at } };
+    const selector = { instances: ['web'], schedule: 'nightly' };
+    const made = await createRun(tools, { selector }, ['r1', 'r2'], { trace: traceOf(undefined), occasion });
+    assert.deepEqual(
+      made.away.map(({ remote, planned }) => [remote, planned]),
+      [['r2', false]],
+    );
+    assert.deepEqual((await created.promise).map(({ instance }) => instance).sort(), ['db', 'web']);
+    const byName = await createRun(tools, { selector: { instances: ['web'] } }, ['r1', 'r2'], {
+      trace: traceOf(undefined),
+    });
+    assert.deepEqual(byName.away, []);
   });
 
   it('that backs up everything is a Success, whatever was missed before', () => {
