@@ -208,6 +208,19 @@ describe('a child', () => {
     assert.equal(await fed({ kind: 'restore' }), 'queued');
   });
 
+  it('does not heed an operation of another host, which may have any id', () => {
+    const fleet = new Fleet();
+    const child = { remote: 'r', project: 'default', instance: 'c1', state: 'pending' as const };
+    const run = runOf([child]);
+    const open = fleet.add(run, [[{ ...child }]]);
+    for (const other of [{}, { instance: 'c2' }])
+      assert.equal(fleet.see({ ...operation(run, child, 'Success'), ...other, remote: 'r2' }), undefined);
+    assert.deepEqual(
+      open.chunks[0]?.map(({ child, fed }) => [child.state, fed]),
+      [['pending', false]],
+    );
+  });
+
   it('fails when another job had the id of its operation', () => {
     for (const other of [{ project: 'web' }, { instance: 'c2' }, { kind: 'delete' as const }]) {
       const fleet = new Fleet();

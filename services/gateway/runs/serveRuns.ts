@@ -20,7 +20,7 @@ export async function serveRuns(parts: GatewayParts, leasesBucket: Bucket): Prom
   const feeder = new Feeder({
     ...{ ...holder, nats, runs, runFeed, operations, leasesBucket },
     changes: feed,
-    cancel: (id) => cancelOperation(parts, id),
+    cancel: (id, remote) => cancelOperation(parts, id, remote),
     inventoryTimeoutMs: config.gateway.inventoryTimeoutMs,
     patienceMs: patienceHours * hourMs,
   });

@@ -11,13 +11,14 @@ export function missingOperation(id: string): LxstowError {
   return new LxstowError('not-found', `operation ${id} does not exist`);
 }
 
-/** Asks an operation to end; returns it as it is after that. Throws not-found; or bad-request if it has ended or cannot be cancelled. */
+/** Asks an operation to end, by default on any remote; returns it as it is after that. Throws not-found; or bad-request if it has ended or cannot be cancelled. */
 export async function cancelOperation(
   { nats, operations, reservations }: Pick<GatewayParts, 'nats' | 'operations' | 'reservations'>,
   id: string,
+  remote?: string,
 ): Promise<Operation> {
   for (;;) {
-    const found = await operations.find(id);
+    const found = await operations.find(id, remote);
     if (!found) throw missingOperation(id);
     const { operation, revision } = found;
     if (isFinal(operation)) throw new LxstowError('bad-request', 'Only running operations can be cancelled');

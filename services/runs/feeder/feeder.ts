@@ -26,7 +26,7 @@ interface FeederOptions extends LeaseTools, SilentHostsOptions {
   /** The changes of every operation. */
   changes: Pick<Feed<Operation>, 'onChange'>;
   /** Asks an operation to end. */
-  cancel: (operation: string) => Promise<unknown>;
+  cancel: (operation: string, remote: string) => Promise<unknown>;
 }
 
 /** How often a head, and each chunk of its children, is written at most. */
@@ -254,9 +254,9 @@ class Term {
   }
 
   /** Asks the operation of a child to end. Returns false if there is none. */
-  async #cancelOperation({ id }: OpenChild): Promise<boolean> {
+  async #cancelOperation({ id, child }: OpenChild): Promise<boolean> {
     try {
-      await this.#options.cancel(id);
+      await this.#options.cancel(id, child.remote);
     } catch (error) {
       if (isCode(error, 'not-found')) return false;
       // A refusal means that it has ended, or can no longer be cancelled.

@@ -126,7 +126,8 @@ export class Fleet {
   /** Applies a change of an operation; returns undefined when it belongs to no open child. */
   see(operation: Operation): OpenChild | undefined {
     const child = this.#children.get(operation.id);
-    if (!child) return undefined;
+    // Workers and publishers of another host can give an operation this id.
+    if (!child || operation.remote !== child.child.remote) return undefined;
     this.markFed(child);
     child.handedBack = isHandedBack(operation);
     this.settle(child, outcomeFor(child.child, operation));
