@@ -26,7 +26,15 @@ export async function runGateway(options: PartsOptions): Promise<void> {
   const { parts, leasesBucket, fleetRead } = opened;
   const { config, nats, metrics, certificate, transfers, eventSockets, stop } = parts;
   const { address, port: wanted } = config.gateway;
-  const notices = await openNotices({ nats, runs: parts.runs, config: config.notify, metrics, log, stop });
+  const notices = await openNotices({
+    nats,
+    runs: parts.runs,
+    runFeed: parts.runFeed,
+    config: config.notify,
+    metrics,
+    log,
+    stop,
+  });
   const server = createHttpsServer(parts);
   // So that the first question about states is answered from memory.
   await until(AbortSignal.timeout(startTimeoutMs), fleetRead).catch(() =>
