@@ -175,9 +175,27 @@ describe('what is due', () => {
     assert.equal(windowEnd({ zone }, slot), undefined);
   });
 
-  it('may not begin behind its window, though clocks skip the whole of it', () => {
+  it('has what was left of its window after the gap if clocks skip the rest of it', () => {
     const slot = { at: '2026-03-29T03:00:00+02:00', wall: '2026-03-29T02:30' };
-    assert.equal(windowEnd({ window: '02:00-03:00', zone: 'Europe/Berlin' }, slot), '2026-03-29T01:00:00.000Z');
+    const zone = 'Europe/Berlin';
+    for (const window of ['02:00-03:00', '01:00-03:00'])
+      assert.equal(windowEnd({ window, zone }, slot), '2026-03-29T01:30:00.000Z');
+    assert.equal(windowEnd({ window: '02:00-05:00', zone }, slot), '2026-03-29T03:00:00.000Z');
+  });
+
+  it('has a window that ends later than the slot, whatever clocks do', () => {
+    const zones = ['Europe/Berlin', 'America/Santiago', 'Australia/Lord_Howe', 'Asia/Beirut'];
+    const days = ['03-28', '03-29', '04-04', '04-05', '09-05', '09-06', '10-03', '10-04', '10-24', '10-25'];
+    for (const zone of zones)
+      for (const day of days)
+        for (const from of ['00:00', '00:45', '14:45', '15:15'])
+          for (const hour of ['*', '0', '1', '2']) {
+            const [slot] = after(`30 ${hour} * * *`, zone, `2026-${day}T${from}:00Z`);
+            for (const end of ['00:45', '01:00', '01:45', '02:00', '02:45', '03:00']) {
+              const ends = slot && windowEnd({ window: `00:00-${end}`, zone }, slot);
+              assert.ok(ends && Date.parse(ends) > Date.parse(slot.at), `${zone} ${slot?.at} ${end} ${ends}`);
+            }
+          }
   });
 });
 
