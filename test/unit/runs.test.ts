@@ -15,6 +15,8 @@ import {
   type RunSelector,
 } from '../../services/contract/schemas.ts';
 import { assertAllOfIt } from '../../services/gateway/runs/runView.ts';
+import type { Bucket } from '../../services/nats/bucket/bucket.ts';
+import { outageKey } from '../../services/nats/bucketKeys.ts';
 import type { Nats } from '../../services/nats/connection.ts';
 import { runNoticeOf } from '../../services/notices/notice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
@@ -28,6 +30,7 @@ import {
   type OpenChild,
   type OpenRun,
 } from '../../services/runs/feeder/openRuns.ts';
+import { remotesAway } from '../../services/runs/feeder/remotesAway.ts';
 import {
   countsOf,
   endOf,
@@ -472,6 +475,29 @@ describe('a run', () => {
     assert.throws(() => assertAllOfIt(of({ all: true, projects: ['web'] }), ofHost), { code: 'forbidden' });
     assert.doesNotThrow(() => assertAllOfIt(of({ all: true, projects: ['web'] }), ofWeb));
     assert.doesNotThrow(() => assertAllOfIt(of({ all: true }), everything));
+  });
+
+  it('waits for S3, whatever else is away at its host', async () => {
+    const common = { since: run.created_at, code: 's3-unavailable', reason: 'why', allowed: 0, worker: 'w1' };
+    const outages: Record<string, object> = {
+      [outageKey('r1', 's3')]: { ...common, dependency: 's3' },
+      [outageKey('r1', 'lxd', 'w2')]: { ...common, dependency: 'lxd' },
+    };
+    const entries = async (filter: string) =>
+      Object.entries(outages)
+        .filter(([key]) => fitsPattern(key, filter))
+        .map(([key, value]) => ({ key, value: Buffer.from(JSON.stringify(value)) }));
+    const answer = { project: true, instance: true };
+    const nats = {
+      ...{
+        whileConnected: (use: () => unknown) => use(),
+        connection: { request: async () => ({ json: () => answer }) },
+      },
+    } as unknown as Nats;
+    const away = await remotesAway(nats, { entries } as unknown as Bucket, [
+      { remote: 'r1', project: 'default', instance: 'c1' },
+    ]);
+    assert.match(away.get('r1') ?? '', /^it waits for /);
   });
 
   it('of a schedule waits for hosts of which nobody can tell what they had', async () => {
