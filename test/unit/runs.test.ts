@@ -455,12 +455,16 @@ describe('a run', () => {
     const selector = { projects, instances: ['c1', 'top-secret'], match: ['user.password=1'] };
     const schedule = { name: 'secretly', slot: '2026-11-28T03:00', starts_at: '2026-11-28T03:00:00Z' };
     const note = '2 earlier times of schedule secretly were missed';
-    const named = runOf(first ? [first] : [], { failures, request: { selector }, excluded: 3, schedule, note });
+    const how = { tags: { by: 'cron' }, instance_only: true };
+    const keep = { keep_tags: ['secret=1'] };
+    const request = { selector, ...how, keep };
+    const named = runOf(first ? [first] : [], { failures, request, excluded: 3, schedule, note });
     const seen = (shown: string[]) => shownRun(named, (_, project) => shown.includes(project), new Date());
     assert.deepEqual([seen(projects)?.selector, seen(projects)?.schedule], [selector, schedule]);
     assert.equal(seen(projects)?.note, note);
     assert.deepEqual(seen(['default'])?.selector, { projects: ['default'] });
     assert.doesNotMatch(JSON.stringify(seen(['default'])), /secret|password/);
+    assert.deepEqual([seen(['default'])?.options, seen(projects)?.options], [how, { ...how, keep }]);
     assert.deepEqual([seen(['default'])?.excluded, seen(projects)?.excluded], [0, 3]);
   });
 
