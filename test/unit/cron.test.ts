@@ -6,7 +6,7 @@ import { Temporal } from 'temporal-polyfill';
 import type { Schedule, ScheduleBody } from '../../services/contract/schemas.ts';
 import { checkSchedule } from '../../services/gateway/runs/scheduleView.ts';
 import { type Candidate, judge } from '../../services/retention/keep.ts';
-import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
+import { lastSlot, nextSlot, parseCron, type Slot } from '../../services/schedules/cron.ts';
 import { nextStep, wasTooEarly } from '../../services/schedules/nextStep.ts';
 import { scheduledRunId } from '../../services/schedules/scheduler.ts';
 import { dueNext, dueSlot, windowEnd } from '../../services/schedules/slots.ts';
@@ -165,6 +165,33 @@ describe('what is due', () => {
       new Date('2026-11-28T02:00:30Z'),
     );
     assert.deepEqual([due?.wall, missed], ['2026-11-28T02:00+00:00', 999]);
+  });
+
+  it('is the last one, whatever the rule and however long ago', () => {
+    const rules = fc.constantFrom(
+      '*/7 * * * *',
+      '30 2 * * *',
+      '15 */5 * * 1',
+      '0 0 1 * *',
+      '0 3 29 2 *',
+      '5 4 31 12 5',
+    );
+    const zones = fc.constantFrom('UTC', 'Europe/Berlin', 'Australia/Lord_Howe');
+    const [minute, within] = [fc.nat({ max: 600_000 }), fc.oneof(fc.nat({ max: 3000 }), fc.nat({ max: 600_000 }))];
+    fc.assert(
+      fc.property(rules, zones, minute, within, (rule, zone, from, minutes) => {
+        const begin = new Date(Date.UTC(2026, 0, 1, 0, from));
+        const until = new Date(begin.getTime() + Math.min(minutes, rule.startsWith('*') ? 3000 : minutes) * 60_000);
+        const cron = parseCron(rule);
+        let last: Slot | undefined;
+        for (let at = begin; ; ) {
+          const next = nextSlot(cron, zone, at);
+          if (!next || Date.parse(next.at) > until.getTime()) break;
+          [last, at] = [next, new Date(next.at)];
+        }
+        assert.deepEqual(lastSlot(cron, zone, begin, until), last);
+      }),
+    );
   });
 
   it('may begin until its window ends, over midnight too', () => {

@@ -23,8 +23,12 @@ import { Keeper } from '../../services/fleet/keeper.ts';
 import { compareInstances, sightings } from '../../services/fleet/rounds.ts';
 import { takeInventoryRegularly } from '../../services/fleet/takeInventory.ts';
 import { youngestBackups } from '../../services/fleet/youngest.ts';
+import { ExpectedBackups } from '../../services/gateway/runs/expectedBackups.ts';
+import type { MatchedInstances } from '../../services/gateway/runs/matchedInstances.ts';
 import type { LxdInstance } from '../../services/lxd/inventory.ts';
 import { instanceKey } from '../../services/nats/bucketKeys.ts';
+import type { RunStore } from '../../services/runs/runStore.ts';
+import type { ScheduleStore } from '../../services/schedules/scheduleStore.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 
@@ -354,6 +358,32 @@ describe('the state of an instance that a schedule covers', () => {
         const { owed } = expected(schedule, now);
         assert.ok(owed && owed.fromMs <= Date.parse(now) - 3_600_000, `${change.cron} ${now}`);
       }
+  });
+
+  it('is judged by all schedules without holding up what else there is to do', async () => {
+    const schedules = Array.from({ length: 100 }, (_, index) => ({
+      schedule: { ...nightly, name: `s${index}`, created_at: '2025-11-01T12:00:00.000Z' },
+      revision: 1,
+    }));
+    const expected = new ExpectedBackups({
+      schedules: { list: async () => schedules } as unknown as ScheduleStore,
+      runs: { find: async () => undefined } as unknown as RunStore,
+      matched: { current: async () => () => false } as unknown as MatchedInstances,
+      patienceMs: 1,
+    });
+    let turns = 0;
+    const count = () => {
+      turns++;
+      next = setImmediate(count);
+    };
+    let next = setImmediate(count);
+    const { expectations } = await expected.current(new Date('2026-11-28T10:00:00Z'));
+    clearImmediate(next);
+    assert.deepEqual(
+      expectations.map(({ schedule }) => schedule),
+      schedules.map(({ schedule }) => schedule.name),
+    );
+    assert.ok(turns >= 50, `${turns} turns`);
   });
 
   it('costs 10 000 instances and 10 schedules less than half a second', () => {

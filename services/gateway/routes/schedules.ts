@@ -1,4 +1,5 @@
 import type { Request, Response } from 'express';
+import { mapInTurns } from '../../concurrency/mapInTurns.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { check, type ScheduleBody } from '../../contract/schemas.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
@@ -39,7 +40,7 @@ async function list(parts: GatewayParts, request: Request, response: Response): 
   const seen = (await parts.schedules.list()).filter(({ schedule }) => may(schedule));
   const full = (query(request, 'recursion') ?? '0') !== '0';
   const shown = full
-    ? Promise.all(seen.map((each) => showSchedule(parts, each)))
+    ? mapInTurns(seen, (each) => showSchedule(parts, each))
     : seen.map(({ schedule }) => pathOf(schedule));
   sync(response, await shown);
 }
