@@ -1,14 +1,18 @@
 /** When schedules are due: cron's rules, and what clocks do to them in every time zone. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import type { JetStreamPublishOptions } from '@nats-io/jetstream';
+import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import fc from 'fast-check';
 import { Temporal } from 'temporal-polyfill';
 import type { Schedule, ScheduleBody } from '../../services/contract/schemas.ts';
 import { checkSchedule } from '../../services/gateway/runs/scheduleView.ts';
+import type { Nats } from '../../services/nats/connection.ts';
 import { type Candidate, judge } from '../../services/retention/keep.ts';
 import { lastSlot, nextSlot, parseCron, type Slot } from '../../services/schedules/cron.ts';
 import { nextStep, wasTooEarly } from '../../services/schedules/nextStep.ts';
 import { scheduledRunId } from '../../services/schedules/scheduler.ts';
+import { ScheduleStore } from '../../services/schedules/scheduleStore.ts';
 import { dueNext, dueSlot, windowEnd } from '../../services/schedules/slots.ts';
 
 const after = (text: string, zone: string, from: string, count = 1) => {
@@ -478,5 +482,68 @@ describe('a definition', () => {
       );
     assert.doesNotThrow(() => checkSchedule({ cron: '0 3 * * *', jitter: '1h', window: '01:00-05:00' }));
     assert.doesNotThrow(() => checkSchedule({ cron: '0 23 * * *', jitter: '5h', window: '23:00-05:00' }));
+  });
+});
+
+describe('a list of schedules', () => {
+  it('reads what has changed since the last one, and not again each that was deleted', async () => {
+    let [revision, asked] = [0, 0];
+    const stored = new Map<string, { subject: string; seq: number; header: MsgHdrs; data: Uint8Array; time: Date }>();
+    const state = { servesSince: 0 };
+    const publish = async (subject: string, value: string, options: Partial<JetStreamPublishOptions>) => {
+      const seq = ++revision;
+      const header = options.headers ?? headers();
+      stored.set(subject, { subject, seq, header, data: Buffer.from(value), time: new Date(0) });
+      return { seq };
+    };
+    const info = async () => {
+      asked++;
+      const subjects = Object.fromEntries([...stored.keys()].map((subject) => [subject, 1]));
+      return { created: 'then', state: { last_seq: revision, subjects } };
+    };
+    const getMessage = async (_: string, query: { last_by_subj?: string; seq?: number }) => {
+      asked++;
+      if (query.last_by_subj !== undefined) return stored.get(query.last_by_subj) ?? null;
+      const behind = [...stored.values()].filter(({ seq }) => seq >= (query.seq ?? 0));
+      return behind.sort((a, b) => a.seq - b.seq)[0] ?? null;
+    };
+    const nats = Object.assign(state, {
+      ...{ whileConnected: (use: () => unknown) => use(), js: { publish }, jsm: { streams: { info, getMessage } } },
+    });
+    const [writer, reader] = [0, 1].map(() => new ScheduleStore(nats as unknown as Nats));
+    assert.ok(writer && reader);
+    const create = (name: string) => writer.create({ name } as Schedule);
+    const remove = async (name: string) => {
+      const found = await writer.find(name);
+      assert.ok(found && (await writer.remove(found)));
+    };
+    const listed = async () => {
+      asked = 0;
+      return (await reader.list()).map(({ schedule, revision }) => [schedule.name, revision]);
+    };
+    await create('kept');
+    for (let count = 0; count < 300; count++) {
+      await create(`gone-${count}`);
+      await remove(`gone-${count}`);
+    }
+    assert.deepEqual(await listed(), [['kept', 1]]);
+    await create('new');
+    const found = await writer.find('kept');
+    const changed = await writer.update(found?.schedule as Schedule, found?.revision ?? 0);
+    await create('short');
+    await remove('short');
+    assert.deepEqual(await listed(), [
+      ['kept', changed],
+      ['new', revision - 3],
+    ]);
+    assert.ok(asked <= 5, `${asked} requests`);
+    await remove('new');
+    assert.deepEqual(await listed(), [['kept', changed]]);
+    assert.deepEqual(await listed(), [['kept', changed]]);
+    assert.equal(asked, 1);
+    // NATS has come back, and has lost the last revisions and given them again.
+    stored.delete('$KV.lxstow_schedules.kept');
+    state.servesSince = 1;
+    assert.deepEqual(await listed(), []);
   });
 });
