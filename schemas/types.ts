@@ -2395,7 +2395,7 @@ updated_at: string
 ended_at?: string
 selector: RunSelector
 /**
- * compression_algorithm, optimized_storage, instance_only and tags, as they were requested.
+ * compression_algorithm, optimized_storage, instance_only, object_lock, tags and keep, as they were requested. A client that may see only a part of the run does not get keep.
  */
 options: {
 

@@ -83,6 +83,15 @@ export class FleetStore {
     return { inventory: entry && readInventory(entry.value), revision };
   }
 
+  /** Lets the worker that takes the next inventory compare the records with the store, as if that had never been done. */
+  async askToCompare(remote: string): Promise<void> {
+    for (;;) {
+      const { inventory, revision } = await this.inventory(remote);
+      if (inventory?.compared === undefined) return;
+      if ((await this.noteInventory(remote, { at: inventory.at }, revision)) !== undefined) return;
+    }
+  }
+
   /** Records an inventory; returns the revision, undefined if another worker recorded one first. */
   noteInventory(remote: string, inventory: Inventory, over: number): Promise<number | undefined> {
     return this.#bucket.put(inventoryKey(remote), JSON.stringify(inventory), over);

@@ -1,7 +1,8 @@
 /**
  * Updates the records of instances after a backup was made, deleted, or failed. A record that cannot be written fails no job: it is logged, and the
- * next inventory compares all records of the remote with the store.
+ * remote's workers are asked to compare its records with the store.
  */
+import { sleep } from '../concurrency/sleep.ts';
 import { isCode, type LxstowError } from '../contract/errors.ts';
 import type {
   Address,
@@ -19,6 +20,7 @@ import { mayBeDeleted, withGood, withLast, withRemoved, withYoungest } from './i
 import { goodOf, youngestBackups } from './youngest.ts';
 
 const lookTimeoutMs = 30_000;
+const askEveryMs = 60_000;
 /** As many as a worker has slots. */
 const mostRemembered = 256;
 
@@ -34,8 +36,8 @@ export class Keeper {
   readonly #options: KeeperOptions;
   /** What `lastGood` has read: the first change of that record need not read it again. */
   readonly #read = new Map<string, ReadRecord>();
-  /** A record could not be written since the last comparison with the store. */
-  behind = false;
+  /** The remotes of records that could not be written, and whose workers have not been asked to compare yet. */
+  readonly #behind = new Set<string>();
 
   constructor(options: KeeperOptions) {
     this.#options = options;
@@ -85,6 +87,20 @@ export class Keeper {
     });
   }
 
+  /** If a record could not be written: asks the workers of its remote to compare all records with the store. Tries it again at the next call. */
+  async askToCompare(): Promise<void> {
+    for (const remote of this.#behind) {
+      this.#behind.delete(remote);
+      try {
+        await this.#options.fleet.askToCompare(remote);
+      } catch (error) {
+        this.#behind.add(remote);
+        this.#options.log.warn('the workers are not asked to compare yet', { remote, error });
+        return;
+      }
+    }
+  }
+
   /** Runs after the record was read: a process that changes the backups at the same time writes the record after us, or makes our write fail. */
   async #lookUp(record: InstanceRecord, address: Address): Promise<InstanceRecord> {
     const { store, prefix } = this.#options;
@@ -101,8 +117,16 @@ export class Keeper {
     try {
       await this.#options.fleet.change(address, change, known);
     } catch (error) {
-      this.behind = true;
+      this.#behind.add(address.remote);
       this.#options.log.warn('record of an instance not written', { ...address, error });
     }
+  }
+}
+
+/** For processes that take no inventory; until `stop`. */
+export async function askToCompareRegularly(keeper: Keeper, stop: AbortSignal): Promise<void> {
+  while (!stop.aborted) {
+    await sleep(askEveryMs, stop);
+    await keeper.askToCompare();
   }
 }

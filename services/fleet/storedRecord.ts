@@ -6,7 +6,7 @@ import { has, isObject, isText, maybe, validRecord } from '../nats/bucket/validR
 export interface Inventory {
   /** When it was taken. */
   at: string;
-  /** When the records were last compared with the bucket in S3; absent: never. */
+  /** When the records were last compared with the bucket in S3; absent: never, or not since a process asked for it. */
   compared?: string;
 }
 

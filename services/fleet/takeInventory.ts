@@ -33,12 +33,13 @@ export async function takeInventoryRegularly(
   tools: InventoryTools,
   { everySeconds, stop }: { everySeconds: number; stop: AbortSignal },
 ): Promise<void> {
-  const { fleet, remote, log } = tools;
+  const { fleet, keeper, remote, log } = tools;
   let seen: number | undefined;
   while (!stop.aborted) {
     try {
+      await keeper.askToCompare();
       const { revision } = await fleet.inventory(remote);
-      // Another worker has taken it since our last look. Revisions are compared, because clocks of hosts may differ.
+      // Another worker has taken it since our last look, or a process has asked to compare: then the next look takes it. Revisions are compared, because clocks of hosts may differ.
       if (seen === undefined || seen === revision) seen = await takeInventory(tools, stop);
       else seen = revision;
     } catch (error) {
@@ -55,22 +56,21 @@ export function atWork(leases: Leases): (address: Address) => Promise<boolean> {
 
 /** Takes the inventory now. Returns the revision of its entry. */
 async function takeInventory(tools: InventoryTools, stop: AbortSignal): Promise<number> {
-  const { remote, fleet, keeper, store, prefix, list, leases, log } = tools;
+  const { remote, fleet, store, prefix, list, leases, log } = tools;
   const { inventory, revision } = await fleet.inventory(remote);
   const at = new Date().toISOString();
   const signal = AbortSignal.any([stop, AbortSignal.timeout(listTimeoutMs)]);
   const changed = await compareInstances(fleet, remote, () => list(signal), atWork(leases));
   if (changed > 0) log.info('instances have changed', { remote, changed });
   let { compared } = inventory ?? {};
-  if (compared === undefined || keeper.behind || Date.now() - Date.parse(compared) > compareEveryMs) {
-    keeper.behind = false;
+  if (compared === undefined || Date.now() - Date.parse(compared) > compareEveryMs) {
     try {
       const long = AbortSignal.any([stop, AbortSignal.timeout(compareTimeoutMs)]);
       const corrected = await compareBackups(fleet, remote, { store, prefix }, long);
       if (corrected > 0) log.info('records of instances corrected by the store', { remote, corrected });
       compared = at;
     } catch (error) {
-      keeper.behind = true;
+      compared = undefined;
       if (!stop.aborted) log.warn('the records of instances were not compared', { error: asLxstowError(error) });
     }
   }

@@ -1,5 +1,6 @@
 /** Gauges that have the same values on every gateway, because they are read from NATS at each scrape: the queue, outages, and the state of each instance. */
 
+import { mapInTurns } from '../concurrency/mapInTurns.ts';
 import { until } from '../concurrency/until.ts';
 import { hourMs } from '../contract/durations.ts';
 import { instanceStates as allStates, expectedFrom, isMisdated, statusOf } from '../fleet/judge.ts';
@@ -71,6 +72,7 @@ export class Gauges {
       const now = new Date();
       const both = Promise.all([fleet.current(), expected.current(now)]);
       const [{ instances: known, inventories }, { expectations, schedules }] = await until(signal, both);
+      const dues = await mapInTurns(schedules, ({ schedule }) => ({ schedule: schedule.name, due: dueNext(schedule) }));
       const maxAgeMs = config.gateway.backupMaxAgeHours * hourMs;
       const yardstick = { now, maxAgeMs, mayName: () => true, expectations };
       const counts = new Map(this.#remotes.map((remote) => [remote, new Map(allStates.map((state) => [state, 0]))]));
@@ -87,10 +89,7 @@ export class Gauges {
         const fromMs = expectedFrom(address, record, expectations);
         if (fromMs !== undefined) backupExpected.set({ remote, project, instance }, fromMs / 1000);
       }
-      for (const { schedule } of schedules) {
-        const due = dueNext(schedule);
-        if (due) scheduleDue.set({ schedule: schedule.name }, Date.parse(due.at) / 1000);
-      }
+      for (const { schedule, due } of dues) if (due) scheduleDue.set({ schedule }, Date.parse(due.at) / 1000);
       for (const [remote, count] of counts) for (const [state, of] of count) instances.set({ remote, state }, of);
       for (const remote of this.#remotes)
         inventory.set({ remote }, Date.parse(inventories.get(remote)?.at ?? '1970-01-01T00:00:00Z') / 1000);

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import type https from 'node:https';
 import { until } from '../concurrency/until.ts';
 import { asLxstowError } from '../contract/errors.ts';
+import { askToCompareRegularly } from '../fleet/keeper.ts';
 import { openNotices } from '../notices/openNotices.ts';
 import { probeOfNats } from '../outages/probes.ts';
 import { type HealthServer, serveHealth } from '../telemetry/health.ts';
@@ -25,7 +26,15 @@ export async function runGateway(options: PartsOptions): Promise<void> {
   const { parts, leasesBucket, fleetRead } = opened;
   const { config, nats, metrics, certificate, transfers, eventSockets, stop } = parts;
   const { address, port: wanted } = config.gateway;
-  const notices = await openNotices({ nats, runs: parts.runs, config: config.notify, metrics, log, stop });
+  const notices = await openNotices({
+    nats,
+    runs: parts.runs,
+    runFeed: parts.runFeed,
+    config: config.notify,
+    metrics,
+    log,
+    stop,
+  });
   const server = createHttpsServer(parts);
   // So that the first question about states is answered from memory.
   await until(AbortSignal.timeout(startTimeoutMs), fleetRead).catch(() =>
@@ -36,12 +45,13 @@ export async function runGateway(options: PartsOptions): Promise<void> {
   const service = await serveOverNats(parts);
   log.info('gateway ready', { address, port, health: health.port, fingerprint: fingerprintOf(certificate.cert) });
   const runs = serveRuns(parts, leasesBucket);
+  const asking = askToCompareRegularly(parts.keeper, stop);
   parts.announce(port);
 
   if (!stop.aborted) await once(stop, 'abort');
   log.info('stopping');
   const closing = close(server, () => eventSockets[Symbol.asyncDispose]());
-  await Promise.all([closing, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), runs]);
+  await Promise.all([closing, service.drain(lastAnswersMs), notices.drain(lastAnswersMs), runs, asking]);
   await transfers.idle(AbortSignal.timeout(lastAnswersMs));
   opened.unfollow();
   log.info('gateway stopped');

@@ -3,12 +3,14 @@ import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import { jittered } from '../concurrency/jitter.ts';
 import { Semaphore } from '../concurrency/semaphore.ts';
 import { readText } from '../contract/config.ts';
+import { hourMs } from '../contract/durations.ts';
 import type { Config } from '../contract/schemas.ts';
 import { version } from '../contract/version.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import { isListed, refusalOf, shown } from './allowedEndpoints.ts';
 import { parseNotice, pulled, type QueuedNotice } from './noticeQueue.ts';
+import { type OutdatedPings, pingTriedMs } from './outdatedPings.ts';
 import { type Answer, post } from './post.ts';
 import { webhookHeaders } from './signature.ts';
 
@@ -18,8 +20,8 @@ interface DeliverOptions {
   config: Config['notify'];
   metrics: Pick<GatewayMetrics, 'notices'>;
   log: Log;
-  /** Whether a run has ended. */
-  hasEnded(run: string): Promise<boolean>;
+  /** Says which pings must not be sent any more, and why. */
+  outdated: Pick<OutdatedPings, 'reason'>;
   /** Aborts when this process must take no more notices. */
   stop: AbortSignal;
   /** Aborts when notices that are being delivered must go back to the queue. */
@@ -37,9 +39,6 @@ const held = 40;
 const longestHeldMs = 5000;
 const firstRetryMs = 2000;
 const longestRetryMs = 2 * 3_600_000;
-const hourMs = 3_600_000;
-/** How long a ping is tried: if it arrives much later, what it says is no longer true. */
-const pingTriedMs = { start: 60_000, up: hourMs, down: hourMs };
 
 interface Host {
   slots: Semaphore;
@@ -111,9 +110,11 @@ export class Deliverer {
     try {
       using _ofHost = await host.slots.take(waiting);
       using _slot = await this.#slots.take(waiting);
-      // Behind the ping of the end, the service would take it for the start of another run, which never ends.
-      if (notice.ping?.what === 'start' && (await this.#options.hasEnded(notice.operation)))
-        return message.term('the run has ended');
+      const why = notice.ping && (await this.#options.outdated.reason(notice.operation, notice.ping.what));
+      if (why !== undefined) {
+        log.info('ping not sent', { ping: notice.ping?.what, why });
+        return message.term(why);
+      }
       answer = await this.#post(notice);
     } catch (error) {
       if (handingBack.aborted || stop.aborted) return message.nak();

@@ -1,20 +1,22 @@
 /** Sends notices to webhooks when operations end. Every gateway runs this in addition to its API; several gateways share the work. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../contract/schemas.ts';
+import type { Feed } from '../nats/bucket/feed.ts';
 import type { Nats } from '../nats/connection.ts';
 import { changesConsumer, noticesConsumer, noticesStream, operationsBucket, runsBucket } from '../nats/streams.ts';
-import { hasEnded } from '../runs/fold.ts';
-import type { RunStore } from '../runs/runStore.ts';
+import type { RunStore, StoredRun } from '../runs/runStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import type { GatewayMetrics } from '../telemetry/metrics.ts';
 import { announceEnds } from './announce.ts';
 import { Deliverer } from './deliver.ts';
+import { OutdatedPings } from './outdatedPings.ts';
 
 const goingBackMs = 1000;
 
 interface NoticesOptions {
   nats: Nats;
-  runs: Pick<RunStore, 'find'>;
+  runs: RunStore;
+  runFeed: Feed<StoredRun>;
   config: Config['notify'];
   metrics: GatewayMetrics;
   log: Log;
@@ -28,7 +30,15 @@ interface Notices {
 }
 
 /** Starts. Throws nats-unfit when `lxstow setup` has not made the consumers, and bad-config when `notify.ca` cannot be read. */
-export async function openNotices({ nats, runs, config, metrics, log, stop }: NoticesOptions): Promise<Notices> {
+export async function openNotices({
+  nats,
+  runs,
+  runFeed,
+  config,
+  metrics,
+  log,
+  stop,
+}: NoticesOptions): Promise<Notices> {
   const handingBack = new AbortController();
   const [changes, runChanges, queued] = await nats.ask('looking for the queue of notices', () =>
     Promise.all([
@@ -42,10 +52,7 @@ export async function openNotices({ nats, runs, config, metrics, log, stop }: No
   const deliverer = new Deliverer({
     ...{ nats, consumer: queued, config, metrics, log, stop },
     handingBack: handingBack.signal,
-    hasEnded: async (id) => {
-      const found = await runs.find(id);
-      return !found || hasEnded(found.run);
-    },
+    outdated: new OutdatedPings(runs, runFeed),
   });
   const running = Promise.all([
     announceEnds({ nats, consumer: changes, of: 'operations', config, log, stop }),

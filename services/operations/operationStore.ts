@@ -167,9 +167,13 @@ export class OperationStore {
     return this.#nats.ask('listing operations', () => scan(this.#nats, operationsBucket, each, options));
   }
 
-  /** Undefined for a record that is not valid: it must not hide the others. */
+  /**
+   * Undefined for a record that is not valid: it must not hide the others. NATS lets a worker write only keys of its own host, so a record that names another
+   * host is not valid either.
+   */
   #readOperation(key: string, data: Uint8Array): Operation | undefined {
-    const operation = validRecord<Operation>(data, isOperation);
+    const isOfKey = ({ remote, id }: Operation) => key === operationKey(remote, id);
+    const operation = validRecord<Operation>(data, (value) => isOperation(value) && isOfKey(value as Operation));
     const subject = `$KV.${operationsBucket}.${key}`;
     if (!operation) this.#nats.log.error('a record of an operation cannot be read', { subject });
     return operation;
@@ -185,7 +189,10 @@ export class OperationStore {
     signal: AbortSignal,
     onTrouble: (error: unknown) => void,
   ): Promise<void> {
-    const each = (entry: KvEntry) => see(entry.json<Operation>());
+    const each = ({ key, value }: KvEntry) => {
+      const operation = this.#readOperation(key, value);
+      if (operation) see(operation);
+    };
     return watchBucket(this.#nats, operationsBucket, '>', each, signal, onTrouble);
   }
 

@@ -128,9 +128,10 @@ export async function retryRun(
   return before;
 }
 
-function areAllFound({ instances = [] }: RunSelector, addresses: Address[]): boolean {
+/** Whether the selector chooses instances only by name, and each of them is there. Of a schedule, it also chooses those that name the schedule. */
+function areAllFound({ instances = [], schedule }: RunSelector, addresses: Address[]): boolean {
   const found = new Set(addresses.map(({ instance }) => instance));
-  return instances.length > 0 && instances.every((name) => found.has(name));
+  return schedule === undefined && instances.length > 0 && instances.every((name) => found.has(name));
 }
 
 /** The instances that the window of this run left out; none if the run cannot be read, because that is no reason to make no backup. */

@@ -136,7 +136,7 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
   const counts = countsOf(tallies);
   const bytes = tallies.reduce((sum, each) => sum + (each.bytes ?? 0), 0);
   const { id, status, retry_of, note, created_at, updated_at, ended_at, request, away, excluded } = run;
-  const { selector, id: _, notifyEndpoint: __, ping: ___, ...options } = request;
+  const { selector, id: _, notifyEndpoint: __, ping: ___, keep, ...how } = request;
   const seconds = Math.max(0, Date.parse(ended_at ?? now.toISOString()) - Date.parse(created_at)) / 1000;
   const ended = counts.total - counts.running - counts.pending;
   const worked = counts.success + counts.failure;
@@ -154,7 +154,8 @@ export function shownRun(run: Run, may: MaySee, now: Date): ShownRun | undefined
     updated_at,
     ...(ended_at !== undefined && { ended_at }),
     selector: whole ? selector : { projects: [...new Set(places.map((place) => place.slice(place.indexOf('/') + 1)))] },
-    options,
+    // Backups show how they were made.
+    options: { ...how, ...(whole && keep && { keep }) },
     counts,
     bytes,
     ...(bytes > 0 && seconds > 0 && { bytes_per_second: Math.round(bytes / seconds) }),

@@ -1,5 +1,6 @@
 /** When a schedule is due: cron's five fields, in a time zone. Pure. */
 import { Temporal } from 'temporal-polyfill';
+import { hourMs } from '../contract/durations.ts';
 import { LxstowError } from '../contract/errors.ts';
 
 /** A parsed rule: the minutes, hours, days, months and weekdays that match. */
@@ -99,14 +100,25 @@ export function nextSlot(cron: Cron, zone: string, after: Date): Slot | undefine
 
 /** The last slot that is later than `after` and not later than `until`. */
 export function lastSlot(cron: Cron, zone: string, after: Date, until: Date): Slot | undefined {
+  const [begin, end] = [after.getTime(), until.getTime()];
+  const slotBehind = (ms: number) => {
+    const next = nextSlot(cron, zone, new Date(ms));
+    return next && Date.parse(next.at) <= end ? next : undefined;
+  };
+  const first = slotBehind(begin);
+  if (!first) return undefined;
   let found: Slot | undefined;
-  let [low, high] = [after.getTime(), until.getTime()];
-  // Two slots are at least a minute apart.
-  for (let middle = low; high - low >= minuteMs || !found; middle = (low + high) / 2) {
-    const next = nextSlot(cron, zone, new Date(middle));
-    if (next && Date.parse(next.at) <= until.getTime()) [found, low] = [next, Date.parse(next.at)];
-    else if (found) high = middle;
-    else return undefined;
+  let [low, high] = [end, end];
+  // Most rules are due often: look back a little at first.
+  for (let backMs = hourMs; !found; backMs *= 8) {
+    [low, high] = [Math.max(begin, end - backMs), low];
+    found = low === begin ? first : slotBehind(low);
+  }
+  // None is later than `high`. Two slots are at least a minute apart.
+  for (let middle = Date.parse(found.at); high - low >= minuteMs; middle = (low + high) / 2) {
+    const next = slotBehind(middle);
+    if (next) [found, low] = [next, Date.parse(next.at)];
+    else high = middle;
   }
   return found;
 }
@@ -152,9 +164,11 @@ function nextOfEachHour(cron: Cron, after: Temporal.ZonedDateTime): SlotTime | u
 /** The first matching day from this one on; undefined if no day ever matches. Calculates with plain numbers, because the day may be 15 000 days away. */
 function dayFrom(cron: Cron, { year, month, day }: Temporal.PlainDate): Temporal.PlainDate | undefined {
   const date = new Date(Date.UTC(year, month - 1, day));
-  for (let count = 0; count < mostDays; count++, date.setUTCDate(date.getUTCDate() + 1)) {
+  for (let count = 0; count < mostDays; count++) {
     const each = { year: date.getUTCFullYear(), month: date.getUTCMonth() + 1, day: date.getUTCDate() };
     if (fitsDay(cron, each.month, each.day, date.getUTCDay() || 7)) return Temporal.PlainDate.from(each);
+    if (cron.months.includes(each.month)) date.setUTCDate(each.day + 1);
+    else date.setUTCMonth(each.month, 1);
   }
   return undefined;
 }

@@ -11,9 +11,18 @@ export interface StoredSchedule {
 }
 
 export class ScheduleStore {
+  readonly #nats: Pick<Nats, 'servesSince'>;
   readonly #bucket: Bucket;
+  /** The schedules that lists have read so far, by name. */
+  readonly #known = new Map<string, StoredSchedule>();
+  /** The revisions before this one have been read; 0: none has. */
+  #next = 0;
+  #created = '';
+  #servesSince = Number.NEGATIVE_INFINITY;
+  #reading: Promise<void> | undefined;
 
   constructor(nats: Nats) {
+    this.#nats = nats;
     this.#bucket = new Bucket(nats, schedulesBucket);
   }
 
@@ -22,17 +31,49 @@ export class ScheduleStore {
     return entry && { schedule: parseRecord<Schedule>(entry.value), revision: entry.revision };
   }
 
-  /** All schedules, sorted by name. */
+  /**
+   * All schedules, sorted by name, as of some moment after the call. Reads only what has changed since the last list: markers of deleted schedules stay for ever, and
+   * there may be many.
+   */
   async list(): Promise<StoredSchedule[]> {
-    const found = await this.#bucket.entries('*');
-    return found
-      .map(({ value, revision }) => ({ schedule: parseRecord<Schedule>(value), revision }))
-      .sort((a, b) => (a.schedule.name < b.schedule.name ? -1 : 1));
+    // A read that is under way may have begun before the change that the caller wants to see.
+    await this.#reading?.catch(() => undefined);
+    this.#reading ??= this.#read().finally(() => {
+      this.#reading = undefined;
+    });
+    await this.#reading;
+    return [...this.#known.values()].sort((a, b) => (a.schedule.name < b.schedule.name ? -1 : 1));
   }
 
-  /** Whether there are at least this many. Keys are counted first, which takes one request; they include those of deleted schedules. */
+  async #read(): Promise<void> {
+    const { servesSince } = this.#nats;
+    const { revision: last, created } = await this.#bucket.last();
+    // After a crash of NATS, revisions that it had lost may have been given again.
+    const isOther = created !== this.#created || last + 1 < this.#next || servesSince !== this.#servesSince;
+    if (this.#next === 0 || isOther) {
+      const entries = await this.#bucket.entries('*');
+      this.#known.clear();
+      for (const { key, value, revision } of entries) this.#know(key, value, revision);
+      this.#created = created;
+      this.#servesSince = servesSince;
+      this.#next = last + 1;
+      return;
+    }
+    while (this.#next <= last) {
+      const found = await this.#bucket.next(this.#next);
+      if (found?.entry) this.#know(found.key, found.entry.value, found.revision);
+      else if (found) this.#known.delete(found.key);
+      this.#next = (found?.revision ?? last) + 1;
+    }
+  }
+
+  #know(key: string, value: Uint8Array, revision: number): void {
+    this.#known.set(key, { schedule: parseRecord<Schedule>(value), revision });
+  }
+
+  /** Whether there are at least this many. */
   async hasAtLeast(count: number): Promise<boolean> {
-    return (await this.#bucket.names('*')).length >= count && (await this.list()).length >= count;
+    return (await this.list()).length >= count;
   }
 
   /** Returns its revision; undefined when there is one of this name. */

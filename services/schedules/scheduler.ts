@@ -4,6 +4,7 @@
  * created twice (docs/adr/0039-schedules.md).
  */
 
+import { setImmediate } from 'node:timers/promises';
 import { forEach } from '../concurrency/orderedMap.ts';
 import { sleep } from '../concurrency/sleep.ts';
 import { asLxstowError } from '../contract/errors.ts';
@@ -51,6 +52,8 @@ async function makeDueRuns(options: SchedulerOptions, over: AbortSignal): Promis
   let nextMs = Number.POSITIVE_INFINITY;
   // A host that does not answer must not make all schedules of the hour late.
   await forEach(await options.schedules.list(), atOnce, async (stored) => {
+    // Finding what is due takes a while for many schedules, and must not hold up the lease.
+    await setImmediate();
     if (over.aborted) return;
     try {
       const ms = await serveOne(options, stored);

@@ -82,5 +82,9 @@ export function windowEnd(
   const begins = slot.wall.slice(0, 16);
   const [, end = ''] = window.split('-');
   const day = Temporal.PlainDate.from(begins).add({ days: end > begins.slice(11) ? 0 : 1 });
-  return new Date(day.toZonedDateTime({ timeZone: zone, plainTime: end }).epochMilliseconds).toISOString();
+  const endMs = day.toZonedDateTime({ timeZone: zone, plainTime: end }).epochMilliseconds;
+  const atMs = Date.parse(slot.at);
+  // If clocks have skipped all that was left of it, that much is left after the slot.
+  const leftMs = day.toPlainDateTime(end).since(begins).total('milliseconds');
+  return new Date(endMs > atMs ? endMs : atMs + leftMs).toISOString();
 }

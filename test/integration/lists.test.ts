@@ -168,6 +168,33 @@ describe('long lists', { timeout: 600_000 }, () => {
     }
   });
 
+  it('of operations have none that a worker has written for another host, nor does anybody who watches', async () => {
+    const bucket = new Bucket(nats, operationsBucket);
+    const over = new AbortController();
+    const seen = Promise.withResolvers<string[]>();
+    const [ids, own, faked] = [[] as string[], fresh(0), { ...fresh(0), id: randomUUID() }];
+    await operations.watch(
+      ({ id }) => {
+        ids.push(id);
+        if (id === own.id) seen.resolve(ids);
+      },
+      over.signal,
+      seen.reject,
+    );
+    const key = operationKey('other', faked.id);
+    const written = (await bucket.put(key, JSON.stringify(faked), 0)) ?? 0;
+    const made = await operations.create(own);
+    try {
+      assert.ok(made);
+      assert.deepEqual(await seen.promise, [own.id]);
+      assert.equal((await operations.list()).length, many + 1);
+    } finally {
+      over.abort();
+      await bucket.remove(key, written);
+      await bucket.remove(operationKey(own.remote, own.id), made?.revision ?? 0);
+    }
+  });
+
   it('of backups, of one instance and of all', async () => {
     const names = ({ body }: Answer) =>
       body.metadata.map(({ project, name }: Record<string, string>) => `${project}/${name}`);

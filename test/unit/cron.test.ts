@@ -1,14 +1,18 @@
 /** When schedules are due: cron's rules, and what clocks do to them in every time zone. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import type { JetStreamPublishOptions } from '@nats-io/jetstream';
+import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import fc from 'fast-check';
 import { Temporal } from 'temporal-polyfill';
 import type { Schedule, ScheduleBody } from '../../services/contract/schemas.ts';
 import { checkSchedule } from '../../services/gateway/runs/scheduleView.ts';
+import type { Nats } from '../../services/nats/connection.ts';
 import { type Candidate, judge } from '../../services/retention/keep.ts';
-import { nextSlot, parseCron } from '../../services/schedules/cron.ts';
+import { lastSlot, nextSlot, parseCron, type Slot } from '../../services/schedules/cron.ts';
 import { nextStep, wasTooEarly } from '../../services/schedules/nextStep.ts';
 import { requestFor, runRequest, scheduledRunId } from '../../services/schedules/scheduler.ts';
+import { ScheduleStore } from '../../services/schedules/scheduleStore.ts';
 import { dueNext, dueSlot, windowEnd } from '../../services/schedules/slots.ts';
 
 const after = (text: string, zone: string, from: string, count = 1) => {
@@ -167,6 +171,33 @@ describe('what is due', () => {
     assert.deepEqual([due?.wall, missed], ['2026-11-28T02:00+00:00', 999]);
   });
 
+  it('is the last one, whatever the rule and however long ago', () => {
+    const rules = fc.constantFrom(
+      '*/7 * * * *',
+      '30 2 * * *',
+      '15 */5 * * 1',
+      '0 0 1 * *',
+      '0 3 29 2 *',
+      '5 4 31 12 5',
+    );
+    const zones = fc.constantFrom('UTC', 'Europe/Berlin', 'Australia/Lord_Howe');
+    const [minute, within] = [fc.nat({ max: 600_000 }), fc.oneof(fc.nat({ max: 3000 }), fc.nat({ max: 600_000 }))];
+    fc.assert(
+      fc.property(rules, zones, minute, within, (rule, zone, from, minutes) => {
+        const begin = new Date(Date.UTC(2026, 0, 1, 0, from));
+        const until = new Date(begin.getTime() + Math.min(minutes, rule.startsWith('*') ? 3000 : minutes) * 60_000);
+        const cron = parseCron(rule);
+        let last: Slot | undefined;
+        for (let at = begin; ; ) {
+          const next = nextSlot(cron, zone, at);
+          if (!next || Date.parse(next.at) > until.getTime()) break;
+          [last, at] = [next, new Date(next.at)];
+        }
+        assert.deepEqual(lastSlot(cron, zone, begin, until), last);
+      }),
+    );
+  });
+
   it('may begin until its window ends, over midnight too', () => {
     const slot = { at: '2026-11-28T23:30:00+01:00', wall: '2026-11-28T23:30' };
     const zone = 'Europe/Berlin';
@@ -175,9 +206,27 @@ describe('what is due', () => {
     assert.equal(windowEnd({ zone }, slot), undefined);
   });
 
-  it('may not begin behind its window, though clocks skip the whole of it', () => {
+  it('has what was left of its window after the gap if clocks skip the rest of it', () => {
     const slot = { at: '2026-03-29T03:00:00+02:00', wall: '2026-03-29T02:30' };
-    assert.equal(windowEnd({ window: '02:00-03:00', zone: 'Europe/Berlin' }, slot), '2026-03-29T01:00:00.000Z');
+    const zone = 'Europe/Berlin';
+    for (const window of ['02:00-03:00', '01:00-03:00'])
+      assert.equal(windowEnd({ window, zone }, slot), '2026-03-29T01:30:00.000Z');
+    assert.equal(windowEnd({ window: '02:00-05:00', zone }, slot), '2026-03-29T03:00:00.000Z');
+  });
+
+  it('has a window that ends later than the slot, whatever clocks do', () => {
+    const zones = ['Europe/Berlin', 'America/Santiago', 'Australia/Lord_Howe', 'Asia/Beirut'];
+    const days = ['03-28', '03-29', '04-04', '04-05', '09-05', '09-06', '10-03', '10-04', '10-24', '10-25'];
+    for (const zone of zones)
+      for (const day of days)
+        for (const from of ['00:00', '00:45', '14:45', '15:15'])
+          for (const hour of ['*', '0', '1', '2']) {
+            const [slot] = after(`30 ${hour} * * *`, zone, `2026-${day}T${from}:00Z`);
+            for (const end of ['00:45', '01:00', '01:45', '02:00', '02:45', '03:00']) {
+              const ends = slot && windowEnd({ window: `00:00-${end}`, zone }, slot);
+              assert.ok(ends && Date.parse(ends) > Date.parse(slot.at), `${zone} ${slot?.at} ${end} ${ends}`);
+            }
+          }
   });
 });
 
@@ -442,5 +491,68 @@ describe('a schedule with a rule that deletes backups', () => {
     assert.equal(requestFor({ protocol: 'nats', username: 'publisher' }, request).keep, undefined);
     for (const owner of [{ protocol: 'tls', username: 'f' }, undefined])
       assert.equal(requestFor(owner, request).keep?.keep_last, 1);
+  });
+});
+
+describe('a list of schedules', () => {
+  it('reads what has changed since the last one, and not again each that was deleted', async () => {
+    let [revision, asked] = [0, 0];
+    const stored = new Map<string, { subject: string; seq: number; header: MsgHdrs; data: Uint8Array; time: Date }>();
+    const state = { servesSince: 0 };
+    const publish = async (subject: string, value: string, options: Partial<JetStreamPublishOptions>) => {
+      const seq = ++revision;
+      const header = options.headers ?? headers();
+      stored.set(subject, { subject, seq, header, data: Buffer.from(value), time: new Date(0) });
+      return { seq };
+    };
+    const info = async () => {
+      asked++;
+      const subjects = Object.fromEntries([...stored.keys()].map((subject) => [subject, 1]));
+      return { created: 'then', state: { last_seq: revision, subjects } };
+    };
+    const getMessage = async (_: string, query: { last_by_subj?: string; seq?: number }) => {
+      asked++;
+      if (query.last_by_subj !== undefined) return stored.get(query.last_by_subj) ?? null;
+      const behind = [...stored.values()].filter(({ seq }) => seq >= (query.seq ?? 0));
+      return behind.sort((a, b) => a.seq - b.seq)[0] ?? null;
+    };
+    const nats = Object.assign(state, {
+      ...{ whileConnected: (use: () => unknown) => use(), js: { publish }, jsm: { streams: { info, getMessage } } },
+    });
+    const [writer, reader] = [0, 1].map(() => new ScheduleStore(nats as unknown as Nats));
+    assert.ok(writer && reader);
+    const create = (name: string) => writer.create({ name } as Schedule);
+    const remove = async (name: string) => {
+      const found = await writer.find(name);
+      assert.ok(found && (await writer.remove(found)));
+    };
+    const listed = async () => {
+      asked = 0;
+      return (await reader.list()).map(({ schedule, revision }) => [schedule.name, revision]);
+    };
+    await create('kept');
+    for (let count = 0; count < 300; count++) {
+      await create(`gone-${count}`);
+      await remove(`gone-${count}`);
+    }
+    assert.deepEqual(await listed(), [['kept', 1]]);
+    await create('new');
+    const found = await writer.find('kept');
+    const changed = await writer.update(found?.schedule as Schedule, found?.revision ?? 0);
+    await create('short');
+    await remove('short');
+    assert.deepEqual(await listed(), [
+      ['kept', changed],
+      ['new', revision - 3],
+    ]);
+    assert.ok(asked <= 5, `${asked} requests`);
+    await remove('new');
+    assert.deepEqual(await listed(), [['kept', changed]]);
+    assert.deepEqual(await listed(), [['kept', changed]]);
+    assert.equal(asked, 1);
+    // NATS has come back, and has lost the last revisions and given them again.
+    stored.delete('$KV.lxstow_schedules.kept');
+    state.servesSince = 1;
+    assert.deepEqual(await listed(), []);
   });
 });

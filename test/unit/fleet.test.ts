@@ -7,8 +7,9 @@ import { formatManifest } from '../../services/backups/manifest.ts';
 import { backupName } from '../../services/contract/backupNames.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
 import type { Address, InstanceRecord, Schedule } from '../../services/contract/schemas.ts';
+import type { Leases } from '../../services/coordination/leases.ts';
 import { expectationOf } from '../../services/fleet/expectations.ts';
-import type { FleetStore } from '../../services/fleet/fleetStore.ts';
+import { FleetStore } from '../../services/fleet/fleetStore.ts';
 import {
   mayBeDeleted,
   withGood,
@@ -20,8 +21,14 @@ import {
 import { statusOf } from '../../services/fleet/judge.ts';
 import { Keeper } from '../../services/fleet/keeper.ts';
 import { compareInstances, sightings } from '../../services/fleet/rounds.ts';
+import { takeInventoryRegularly } from '../../services/fleet/takeInventory.ts';
 import { youngestBackups } from '../../services/fleet/youngest.ts';
+import { ExpectedBackups } from '../../services/gateway/runs/expectedBackups.ts';
+import type { MatchedInstances } from '../../services/gateway/runs/matchedInstances.ts';
+import type { LxdInstance } from '../../services/lxd/inventory.ts';
 import { instanceKey } from '../../services/nats/bucketKeys.ts';
+import type { RunStore } from '../../services/runs/runStore.ts';
+import type { ScheduleStore } from '../../services/schedules/scheduleStore.ts';
 import type { ObjectStore } from '../../services/storage/objectStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 
@@ -353,6 +360,32 @@ describe('the state of an instance that a schedule covers', () => {
       }
   });
 
+  it('is judged by all schedules without holding up what else there is to do', async () => {
+    const schedules = Array.from({ length: 100 }, (_, index) => ({
+      schedule: { ...nightly, name: `s${index}`, created_at: '2025-11-01T12:00:00.000Z' },
+      revision: 1,
+    }));
+    const expected = new ExpectedBackups({
+      schedules: { list: async () => schedules } as unknown as ScheduleStore,
+      runs: { find: async () => undefined } as unknown as RunStore,
+      matched: { current: async () => () => false } as unknown as MatchedInstances,
+      patienceMs: 1,
+    });
+    let turns = 0;
+    const count = () => {
+      turns++;
+      next = setImmediate(count);
+    };
+    let next = setImmediate(count);
+    const { expectations } = await expected.current(new Date('2026-11-28T10:00:00Z'));
+    clearImmediate(next);
+    assert.deepEqual(
+      expectations.map(({ schedule }) => schedule),
+      schedules.map(({ schedule }) => schedule.name),
+    );
+    assert.ok(turns >= 50, `${turns} turns`);
+  });
+
   it('costs 10 000 instances and 10 schedules less than half a second', () => {
     const now = new Date('2026-11-28T10:00:00Z');
     const expectations = Array.from({ length: 10 }, (_, index) =>
@@ -450,15 +483,57 @@ describe('the youngest backup in the store', () => {
 });
 
 describe('a record that cannot be written', () => {
-  it('fails nothing, and is remembered to be corrected', async () => {
-    const log = createLogger({ level: 'error', format: 'json' }, {});
-    const fleet = {
-      change: () => Promise.reject(new LxstowError('nats-unavailable', 'away')),
-    } as unknown as FleetStore;
+  const log = createLogger({ level: 'error', format: 'json' }, {});
+  const away = () => Promise.reject(new LxstowError('nats-unavailable', 'away'));
+
+  it('fails nothing, and its host is asked once to compare, as soon as NATS is back', async () => {
+    const asked: string[] = [];
+    const answers = [away, async (remote: string) => void asked.push(remote)];
+    const askToCompare = (remote: string) => (answers.shift() ?? assert.fail)(remote);
+    const fleet = { change: away, askToCompare } as unknown as FleetStore;
     const keeper = new Keeper({ fleet, store: {} as ObjectStore, prefix: '', log });
     await keeper.failed(c1, last(1, 'failure'));
     await keeper.removed({ ...c1, backup: 'b1' });
-    assert.equal(keeper.behind, true);
+    for (const expected of [[], ['local'], ['local']]) {
+      await keeper.askToCompare();
+      assert.deepEqual(asked, expected);
+    }
+  });
+
+  it('is corrected although another worker of the host takes the inventory', async () => {
+    const [over, corrected] = [new AbortController(), Promise.withResolvers<void>()];
+    const record: InstanceRecord = { seen: { at: at(0), excluded: false }, good: good(1) };
+    let [note, revision] = [{ at: at(0), compared: new Date().toISOString() }, 1];
+    const fleet = Object.assign(Object.create(FleetStore.prototype) as FleetStore, {
+      change: away,
+      inventory: async () => ({ inventory: note, revision }),
+      noteInventory: async (_: string, next: typeof note, from: number) => {
+        if (from !== revision) return undefined;
+        note = next;
+        return ++revision;
+      },
+      recordsOf: async () => new Map([[instanceKey(c1), { address: c1, record, revision: 1 }]]),
+      replace: async (_: object, next: InstanceRecord) => {
+        assert.equal(next.good, undefined);
+        corrected.resolve();
+        return true;
+      },
+    });
+    const store = { list: async function* () {} } as unknown as ObjectStore;
+    const keepers = [0, 1].map(() => new Keeper({ fleet, store, prefix: '', log }));
+    const list = async () => [{ name: 'c1', project: 'default', config: {} }] as unknown as LxdInstance[];
+    const take = (keeper: Keeper, everySeconds: number) =>
+      takeInventoryRegularly(
+        { ...{ remote: 'local', fleet, keeper, store, prefix: '', list, log }, leases: {} as Leases },
+        { everySeconds, stop: over.signal },
+      );
+    const [often, seldom] = keepers;
+    assert.ok(often && seldom);
+    const taking = [take(often, 0.001), take(seldom, 0.002)];
+    await seldom.removed({ ...c1, backup: 'b1' });
+    await corrected.promise;
+    over.abort();
+    await Promise.all(taking);
   });
 });
 

@@ -1,5 +1,6 @@
 /** What is told, how it is signed, and where it may go. */
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
 import { describe, it } from 'node:test';
 import type { Consumer } from '@nats-io/jetstream';
@@ -8,10 +9,12 @@ import { type Config, faultsOf, type Operation, type Run } from '../../services/
 import { isOwn, refusalOf, shown } from '../../services/notices/allowedEndpoints.ts';
 import { Deliverer } from '../../services/notices/deliver.ts';
 import { noticeId, noticeOf } from '../../services/notices/notice.ts';
+import { OutdatedPings } from '../../services/notices/outdatedPings.ts';
 import { pingOf } from '../../services/notices/ping.ts';
 import { post } from '../../services/notices/post.ts';
 import { webhookHeaders } from '../../services/notices/signature.ts';
 import { begin, cancel, fail, newOperation, succeed } from '../../services/operations/operation.ts';
+import type { StoredRun } from '../../services/runs/runStore.ts';
 import { createLogger } from '../../services/telemetry/logger.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 import { hangs, says, startReceiver } from '../lab/receiver.ts';
@@ -128,6 +131,38 @@ describe('a ping', () => {
     const told = 'msg=Backups%3A+Success%2C+0+of+0&ping=62500';
     assert.equal(shape(over('Success', kuma)), `GET https://kuma.example/api/push/key?status=up&${told}`);
     assert.match(shape(over('Failure', kuma)), /\?status=down&msg=Backups%3A\+Failure/);
+  });
+  it('is not sent after that of a later end, or so late that it is no longer true', async () => {
+    const now = Date.now();
+    const endOf = (minutesAgo: number, more: Partial<Run> = {}): Run => ({
+      ...{ ...over('Success'), id: randomUUID(), ended_at: new Date(now - minutesAgo * 60_000).toISOString(), ...more },
+    });
+    const [earlier, old] = [endOf(30), endOf(61)];
+    const other = endOf(3, { request: { ...run.request, ping: 'https://hc.example/other' } });
+    const all = [earlier, old, other, run];
+    const stored = (each: Run) => ({ run: each, revision: 1, written: asked });
+    let see: (stored: StoredRun) => void = () => assert.fail();
+    const outdated = new OutdatedPings(
+      {
+        find: async (id) => all.filter((each) => each.id === id).map(stored)[0],
+        list: async () => all.map(stored),
+      },
+      {
+        onChange: (listener) => {
+          see = listener;
+        },
+      },
+    );
+    assert.equal(await outdated.reason(run.id, 'start'), undefined);
+    assert.equal(await outdated.reason(earlier.id, 'start'), 'the run has ended');
+    assert.equal(await outdated.reason(randomUUID(), 'down'), 'its run is no longer kept');
+    assert.equal(await outdated.reason(old.id, 'up'), 'the run ended too long ago');
+    assert.equal(await outdated.reason(earlier.id, 'up'), undefined);
+    const later = endOf(1, { status: 'Failure' });
+    all.push(later);
+    see(stored(later));
+    assert.equal(await outdated.reason(earlier.id, 'up'), 'a later run with the same ping has ended');
+    for (const last of [later, other]) assert.equal(await outdated.reason(last.id, 'down'), undefined);
   });
   it('is of runs that ask for it', () => {
     const { ping: _, ...request } = run.request;
@@ -272,7 +307,7 @@ describe('notices to one host', { timeout: 60_000 }, () => {
       log: createLogger({ level: 'error', format: 'json' }, {}),
       stop: stop.signal,
       handingBack: stop.signal,
-      hasEnded: async () => false,
+      outdated: { reason: async () => undefined },
     });
     const running = deliverer.run();
     void receiver.until('/x', 100).then(() => {

@@ -1,6 +1,9 @@
 /** Runs: who is chosen, in which order, how it is counted; for any fleet, and whatever comes of its children. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import { type ApiError, JetStreamApiError, type JetStreamPublishOptions } from '@nats-io/jetstream';
+import { TimeoutError } from '@nats-io/transport-node';
 import fc from 'fast-check';
 import { LxstowError } from '../../services/contract/errors.ts';
 import {
@@ -12,10 +15,14 @@ import {
   type RunSelector,
 } from '../../services/contract/schemas.ts';
 import { assertAllOfIt } from '../../services/gateway/runs/runView.ts';
+import type { Bucket } from '../../services/nats/bucket/bucket.ts';
+import { outageKey } from '../../services/nats/bucketKeys.ts';
 import type { Nats } from '../../services/nats/connection.ts';
 import { runNoticeOf } from '../../services/notices/notice.ts';
 import { newOperation } from '../../services/operations/operation.ts';
+import type { OperationStore } from '../../services/operations/operationStore.ts';
 import { createRun, type RunTools } from '../../services/runs/createRun.ts';
+import { feedChild } from '../../services/runs/feeder/feeding.ts';
 import {
   Fleet,
   fewestChildren,
@@ -23,6 +30,7 @@ import {
   type OpenChild,
   type OpenRun,
 } from '../../services/runs/feeder/openRuns.ts';
+import { remotesAway } from '../../services/runs/feeder/remotesAway.ts';
 import {
   countsOf,
   endOf,
@@ -167,6 +175,53 @@ describe('a child', () => {
     const child = { remote: 'r', project: 'default', instance: 'c1' };
     const ids = ['a', 'b'].map((plan) => childId({ id: 'run', plan }, child));
     assert.equal(new Set(ids).size, 2);
+  });
+
+  it('is skipped for another backup only as long as that will be made', async () => {
+    const child = { remote: 'r', project: 'default', instance: 'c1', state: 'pending' as const };
+    const fed = async (other: Partial<Operation> | undefined) => {
+      const store = new Map<string, Operation>();
+      const queue = [uuid()];
+      if (other) store.set(queue[0] ?? '', { ...operation(runOf([]), child, 'Pending'), ...other });
+      const stored = (operation: Operation | undefined) => operation && { operation, revision: 1 };
+      const operations = {
+        find: async (id: string) => stored(store.get(id)),
+        create: async (made: Operation) => stored(store.set(made.id, made).get(made.id)),
+      } as unknown as OperationStore;
+      const publish = async (_: string, __: string, { msgID, expect }: JetStreamPublishOptions) => {
+        if (expect?.lastSubjectSequence === 0) throw new JetStreamApiError({ code: 400, err_code: 10071 } as ApiError);
+        queue.push(msgID ?? '');
+      };
+      const header = { get: () => queue.at(-1) };
+      const ask = async (_: string, question: () => unknown) => question();
+      const nats = {
+        ...{ ask, assertConnected: () => undefined, whileConnected: (use: () => unknown) => use(), js: { publish } },
+        jsm: { streams: { getMessage: async () => ({ header, seq: 1, time: new Date(0) }) } },
+      } as unknown as Nats;
+      const [[each] = []] = new Fleet().add(runOf([child]), [[{ ...child }]]).chunks;
+      assert.ok(each);
+      const outcome = await feedChild({ nats, operations }, each);
+      return outcome?.state ?? (queue.at(-1) === each.id ? 'queued' : 'lost');
+    };
+    const status = (status: Operation['status']) => ({ ...operation(runOf([]), child, status) });
+    assert.equal(await fed(undefined), 'skipped');
+    for (const alive of ['Pending', 'Running'] as const) assert.equal(await fed(status(alive)), 'skipped', alive);
+    for (const over of ['Cancelling', 'Cancelled', 'Failure', 'Success'] as const)
+      assert.equal(await fed(status(over)), 'queued', over);
+    assert.equal(await fed({ kind: 'restore' }), 'queued');
+  });
+
+  it('does not heed an operation of another host, which may have any id', () => {
+    const fleet = new Fleet();
+    const child = { remote: 'r', project: 'default', instance: 'c1', state: 'pending' as const };
+    const run = runOf([child]);
+    const open = fleet.add(run, [[{ ...child }]]);
+    for (const other of [{}, { instance: 'c2' }])
+      assert.equal(fleet.see({ ...operation(run, child, 'Success'), ...other, remote: 'r2' }), undefined);
+    assert.deepEqual(
+      open.chunks[0]?.map(({ child, fed }) => [child.state, fed]),
+      [['pending', false]],
+    );
   });
 
   it('fails when another job had the id of its operation', () => {
@@ -320,6 +375,34 @@ describe('the fleet', () => {
     assert.equal(first.chunks[0]?.[0]?.child.state, 'pending');
   });
 
+  it('leaves it to the queue if the other run may end without the backup', () => {
+    const children = plan([{ remote: 'r', project: 'default', instance: 'c1' }]);
+    const [child] = children;
+    assert.ok(child);
+    const starts_at = new Date(0).toISOString();
+    const until = (hour: number) => ({
+      schedule: { name: 's', slot: '', starts_at, jitter_seconds: 3600, window_ends: `2026-11-29T0${hour}:00:00.000Z` },
+    });
+    const second = (first: Partial<Run>, then: Partial<Run>, meanwhile: (of: OpenRun) => unknown = () => undefined) => {
+      const fleet = new Fleet();
+      const holder = fleet.add(runOf(children, first), [[{ ...child }]]);
+      fleet.next(0);
+      meanwhile(holder);
+      const open = fleet.add(runOf(children, then), [[{ ...child }]]);
+      const queued = fleet.next(0).length;
+      return [open.chunks[0]?.[0]?.child.state, queued];
+    };
+    const cancel = ({ run }: OpenRun) => Object.assign(run, { status: 'Cancelling' });
+    assert.deepEqual(second({}, {}, cancel), ['pending', 1]);
+    assert.deepEqual(second({}, {}), ['skipped', 0]);
+    assert.deepEqual(second(until(5), {}), ['pending', 1]);
+    assert.deepEqual(second(until(5), until(6)), ['pending', 0]);
+    assert.deepEqual(second(until(5), until(5)), ['skipped', 0]);
+    assert.deepEqual(second(until(6), until(5)), ['skipped', 0]);
+    // Without jitter, the first run's child is on the queue already.
+    assert.deepEqual(second({ schedule: { ...until(5).schedule, jitter_seconds: 0 } }, {}), ['skipped', 0]);
+  });
+
   it('does not skip what is on the queue already, even if a later run was taken on first', () => {
     const fleet = new Fleet();
     const children = plan(['c1', 'c2'].map((instance) => ({ remote: 'r', project: 'default', instance })));
@@ -372,12 +455,16 @@ describe('a run', () => {
     const selector = { projects, instances: ['c1', 'top-secret'], match: ['user.password=1'] };
     const schedule = { name: 'secretly', slot: '2026-11-28T03:00', starts_at: '2026-11-28T03:00:00Z' };
     const note = '2 earlier times of schedule secretly were missed';
-    const named = runOf(first ? [first] : [], { failures, request: { selector }, excluded: 3, schedule, note });
+    const how = { tags: { by: 'cron' }, instance_only: true };
+    const keep = { keep_tags: ['secret=1'] };
+    const request = { selector, ...how, keep };
+    const named = runOf(first ? [first] : [], { failures, request, excluded: 3, schedule, note });
     const seen = (shown: string[]) => shownRun(named, (_, project) => shown.includes(project), new Date());
     assert.deepEqual([seen(projects)?.selector, seen(projects)?.schedule], [selector, schedule]);
     assert.equal(seen(projects)?.note, note);
     assert.deepEqual(seen(['default'])?.selector, { projects: ['default'] });
     assert.doesNotMatch(JSON.stringify(seen(['default'])), /secret|password/);
+    assert.deepEqual([seen(['default'])?.options, seen(projects)?.options], [how, { ...how, keep }]);
     assert.deepEqual([seen(['default'])?.excluded, seen(projects)?.excluded], [0, 3]);
   });
 
@@ -394,6 +481,29 @@ describe('a run', () => {
     assert.doesNotThrow(() => assertAllOfIt(of({ all: true }), everything));
   });
 
+  it('waits for S3, whatever else is away at its host', async () => {
+    const common = { since: run.created_at, code: 's3-unavailable', reason: 'why', allowed: 0, worker: 'w1' };
+    const outages: Record<string, object> = {
+      [outageKey('r1', 's3')]: { ...common, dependency: 's3' },
+      [outageKey('r1', 'lxd', 'w2')]: { ...common, dependency: 'lxd' },
+    };
+    const entries = async (filter: string) =>
+      Object.entries(outages)
+        .filter(([key]) => fitsPattern(key, filter))
+        .map(([key, value]) => ({ key, value: Buffer.from(JSON.stringify(value)) }));
+    const answer = { project: true, instance: true };
+    const nats = {
+      ...{
+        whileConnected: (use: () => unknown) => use(),
+        connection: { request: async () => ({ json: () => answer }) },
+      },
+    } as unknown as Nats;
+    const away = await remotesAway(nats, { entries } as unknown as Bucket, [
+      { remote: 'r1', project: 'default', instance: 'c1' },
+    ]);
+    assert.match(away.get('r1') ?? '', /^it waits for /);
+  });
+
   it('of a schedule waits for hosts of which nobody can tell what they had', async () => {
     const log = { warn: () => undefined };
     const nats = { assertConnected: () => undefined, log } as unknown as Nats;
@@ -407,6 +517,38 @@ describe('a run', () => {
       made.away.map(({ remote, planned }) => [remote, planned]),
       [['r1', false]],
     );
+  });
+
+  it('of a schedule also waits for hosts that may have instances which name the schedule', async () => {
+    const web = { name: 'web', project: 'default', status: 'Running', config: {} };
+    const page = gzipSync(JSON.stringify({ items: [web], more: false }));
+    const request = async (subject: string) => {
+      if (subject.includes('.r2.')) throw new TimeoutError();
+      return { data: page };
+    };
+    const nats = {
+      ...{ assertConnected: () => undefined, whileConnected: (use: () => unknown) => use(), connection: { request } },
+    } as unknown as Nats;
+    const created = Promise.withResolvers<RunChild[]>();
+    const create = async (head: Run, children: RunChild[]) => {
+      created.resolve(children);
+      return head;
+    };
+    const store = { find: async () => undefined, create } as unknown as RunStore;
+    const db = { remote: 'r2', project: 'default', instance: 'db', excluded: false, schedules: ['nightly'] };
+    const tools: RunTools = { nats, runs: store, inventoryTimeoutMs: 1, lastKnown: async () => [db] };
+    const occasion = { class: 'scheduled' as const, schedule: { name: 's', slot: '', starts_at: run.created_at } };
+    const selector = { instances: ['web'], schedule: 'nightly' };
+    const made = await createRun(tools, { selector }, ['r1', 'r2'], { trace: traceOf(undefined), occasion });
+    assert.deepEqual(
+      made.away.map(({ remote, planned }) => [remote, planned]),
+      [['r2', false]],
+    );
+    assert.deepEqual((await created.promise).map(({ instance }) => instance).sort(), ['db', 'web']);
+    const byName = await createRun(tools, { selector: { instances: ['web'] } }, ['r1', 'r2'], {
+      trace: traceOf(undefined),
+    });
+    assert.deepEqual(byName.away, []);
   });
 
   it('that backs up everything is a Success, whatever was missed before', () => {

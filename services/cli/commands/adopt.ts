@@ -110,6 +110,7 @@ export async function adoptCommand(instances: string[], options: AdoptOptions): 
   const lines: Line[] = [];
   for (const found of survey.backups)
     lines.push(brief(found, verify) ?? (await move(found as Adoptable, work, progress, stop)));
+  await tools.keeper.askToCompare();
   show(lines, source, format);
   stop.throwIfAborted();
   return statusOf(lines, dryRun);

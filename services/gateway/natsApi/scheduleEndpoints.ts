@@ -1,4 +1,5 @@
 /** The endpoints for schedules. In their subjects, `=all` stands for all hosts or all projects. */
+import { mapInTurns } from '../../concurrency/mapInTurns.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import type {
   ListRequest,
@@ -140,7 +141,7 @@ async function schedulePage(parts: GatewayParts, question: Question): Promise<Sc
   const { limit = usualLimit, after = '' } = question.body as ListRequest;
   const { may } = clientIn(question);
   const behind = (await parts.schedules.list()).filter((each) => each.schedule.name > after && may(each.schedule));
-  const page = await Promise.all(behind.slice(0, limit).map((each) => showSchedule(parts, each, masked)));
+  const page = await mapInTurns(behind.slice(0, limit), (each) => showSchedule(parts, each, masked));
   const fitting = firstFitting(page, (each) => each, question.room);
   const last = fitting.length < behind.length ? fitting.at(-1) : undefined;
   return { schedules: fitting, ...(last && { next: last.name }) };

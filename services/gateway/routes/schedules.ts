@@ -1,4 +1,5 @@
 import type { Request, Response } from 'express';
+import { mapInTurns } from '../../concurrency/mapInTurns.ts';
 import { LxstowError } from '../../contract/errors.ts';
 import { check, type ScheduleBody, type ShownSchedule } from '../../contract/schemas.ts';
 import { runOperation, shownRun } from '../../runs/fold.ts';
@@ -40,7 +41,7 @@ async function list(parts: GatewayParts, request: Request, response: Response): 
   const seen = (await parts.schedules.list()).filter(({ schedule }) => may(schedule));
   const full = (query(request, 'recursion') ?? '0') !== '0';
   const shown = full
-    ? Promise.all(seen.map((each) => shownTo(parts, request, each)))
+    ? mapInTurns(seen, (each) => shownTo(parts, request, each))
     : seen.map(({ schedule }) => pathOf(schedule));
   sync(response, await shown);
 }

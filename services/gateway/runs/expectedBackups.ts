@@ -1,4 +1,6 @@
 /** Which backups all schedules expect to exist by now. */
+import { mapInTurns } from '../../concurrency/mapInTurns.ts';
+import type { Address } from '../../contract/schemas.ts';
 import { type Expectation, type ExpectationOptions, expectationOf } from '../../fleet/expectations.ts';
 import { hasEnded } from '../../runs/fold.ts';
 import type { RunStore } from '../../runs/runStore.ts';
@@ -39,17 +41,19 @@ export class ExpectedBackups {
     const selectorOf = ({ schedule: { name, definition } }: StoredSchedule) =>
       runRequest(name, definition, '').selector;
     const matches = await matched.current(schedules.map(selectorOf));
-    const expected = async (stored: StoredSchedule) => {
-      const { last, name } = stored.schedule;
+    const isOpen = async ({ schedule: { last, name }, revision }: StoredSchedule) => {
       const before = this.#known.get(name);
       // A run that has ended does not change any more.
-      const isOver = before?.revision === stored.revision && !before.isOpen;
+      const isOver = before?.revision === revision && !before.isOpen;
       const run = last && !isOver ? (await runs.find(last.run))?.run : undefined;
-      const selector = selectorOf(stored);
-      const isOpen = run !== undefined && !hasEnded(run);
-      return this.#expected(stored, { now, patienceMs, isOpen, matches: (address) => matches(selector, address) });
+      return run !== undefined && !hasEnded(run);
     };
-    const known = await Promise.all(schedules.map(expected));
+    const open = await Promise.all(schedules.map(isOpen));
+    const known = await mapInTurns(schedules.entries(), ([index, stored]) => {
+      const selector = selectorOf(stored);
+      const each = { isOpen: open[index] ?? false, matches: (address: Address) => matches(selector, address) };
+      return this.#expected(stored, { now, patienceMs, ...each });
+    });
     this.#known = new Map(known.map((each) => [each.expectation.schedule, each]));
     return { expectations: known.map(({ expectation }) => expectation), schedules };
   }
@@ -59,6 +63,9 @@ export class ExpectedBackups {
     const atMs = options.now.getTime();
     if (before?.revision === revision && before.isOpen === options.isOpen && atMs - before.atMs < knownForMs)
       return before;
-    return { revision, isOpen: options.isOpen, atMs, expectation: expectationOf(schedule, options) };
+    const known = { revision, isOpen: options.isOpen, atMs, expectation: expectationOf(schedule, options) };
+    // Another call that has begun in the meantime need not find it again.
+    this.#known.set(schedule.name, known);
+    return known;
   }
 }

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import type { StoredMsg } from '@nats-io/jetstream';
+import type { MsgRequest, StoredMsg } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import type { Nats } from '../connection.ts';
 import { isOfNats, isWrongSequence, natsFailure } from '../failures.ts';
@@ -50,15 +50,37 @@ export class Bucket {
    */
   async get(key: string): Promise<{ entry: Entry | undefined; revision: number }> {
     const message = await this.#patiently(`reading ${this.name}`, () => this.#last(key));
-    if (!message) return { entry: undefined, revision: 0 };
-    const { subject, header, data, seq, time } = message;
-    const gone = isGone(header);
+    return message ? this.#read(message) : { entry: undefined, revision: 0 };
+  }
+
+  /** Returns the first entry of all keys whose revision is `from` or later. `entry` is undefined if that is a deletion. */
+  async next(from: number): Promise<{ key: string; entry: Entry | undefined; revision: number } | undefined> {
+    // The client's type lacks this question, which NATS answers like the others.
+    const question = { seq: from, next_by_subj: this.#subject('>') } as MsgRequest;
+    const message = await this.#patiently(`reading ${this.name}`, () =>
+      this.#nats.jsm.streams.getMessage(`KV_${this.name}`, question),
+    );
+    return message ? this.#read(message) : undefined;
+  }
+
+  /** Returns the revision of the last write to any key, and the time at which the bucket was created. */
+  async last(): Promise<{ revision: number; created: string }> {
+    const info = await this.#patiently(`reading ${this.name}`, () => this.#nats.jsm.streams.info(`KV_${this.name}`));
+    return { revision: info.state.last_seq, created: info.created };
+  }
+
+  #read({ subject, header, data, seq, time }: StoredMsg): {
+    key: string;
+    entry: Entry | undefined;
+    revision: number;
+  } {
+    const key = subject.slice(this.#subject('').length);
     const seconds = Number.parseInt(header.get('Nats-TTL'), 10);
     const found = {
-      ...{ key: subject.slice(this.#subject('').length), value: Buffer.from(data), revision: seq, written: time },
+      ...{ key, value: Buffer.from(data), revision: seq, written: time },
       ...(seconds > 0 && { ttlMs: seconds * 1000 }),
     };
-    return { entry: gone ? undefined : found, revision: seq };
+    return { key, entry: isGone(header) ? undefined : found, revision: seq };
   }
 
   /** Writes if the key's last revision is `expected` (0: never written). Returns the new revision; undefined if the revision differs. */
@@ -81,7 +103,7 @@ export class Bucket {
 
   /**
    * Removes the key if its revision is `expected`; returns whether it did. Once the marker of that has expired, a nats-server that is killed restores
-   * the last value (docs/nats.md). `forGood`: the marker never expires; for keys that must not come back, of which there are few.
+   * the last value (docs/nats.md). `forGood`: the marker never expires; for keys that must not come back.
    */
   async remove(key: string, expected: number, { forGood = false } = {}): Promise<boolean> {
     const purge = headers();

@@ -1,5 +1,5 @@
 /** Puts a child on the queue: first its operation, then its job. So another gateway that repeats this finds what has already been done. */
-import type { Address, BackupJob, Run } from '../../contract/schemas.ts';
+import type { Address, BackupJob, Run, RunChild } from '../../contract/schemas.ts';
 import { type Job, lastQueuedJob, publishJob, publishUnlessQueued, type Queued, uuid5 } from '../../jobs/jobs.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { cancelled, isFinal, newOperation } from '../../operations/operation.ts';
@@ -28,7 +28,7 @@ export async function feedChild(
   const body = bodyOf(of.run);
   const operation = newOperation({ id, kind: 'backup', address, body, trace: trace.id }, new Date());
   const before = await lastQueuedJob(nats, 'backup', address);
-  const taken = before !== undefined && before.operation !== id;
+  const taken = before !== undefined && before.operation !== id && !(await isOver(operations, child, before));
   const made = taken ? undefined : await operations.create(operation);
   // The operation exists from an earlier try.
   const known = made ?? (await operations.find(id, remote));
@@ -36,7 +36,10 @@ export async function feedChild(
   if (known && known !== made && (isFinal(known.operation) || !isBackupOf(child, known.operation)))
     return outcomeFor(child, known.operation);
   const job: Job = { kind: 'backup', address, body };
-  const other = await publishUnlessQueued(nats, id, job, trace);
+  const queued = await publishUnlessQueued(nats, id, job, trace);
+  const isDead = queued && (await isOver(operations, child, queued));
+  if (isDead) await publishJob(nats, id, job, trace);
+  const other = isDead ? undefined : queued;
   if (!other && made) return undefined;
   const now = await operations.find(id, remote);
   if (!other) return now ? outcomeFor(child, now.operation) : { state: 'pending' };
@@ -46,6 +49,12 @@ export async function feedChild(
   const ended = { ...cancelled(now?.operation ?? operation, new Date()), err: outcome.reason ?? '' };
   if (now) await operations.update({ ...ended, error_code: skippedCode }, now.revision);
   return outcome;
+}
+
+/** Whether a message on the queue makes no backup, or no longer: it stays there until a worker has a free slot, and then only acks it. */
+async function isOver(operations: OperationStore, child: RunChild, { operation }: Queued): Promise<boolean> {
+  const found = (await operations.find(operation, child.remote))?.operation;
+  return found !== undefined && (isFinal(found) || found.status === 'Cancelling' || !isBackupOf(child, found));
 }
 
 async function skipped(operations: OperationStore, remote: string, { operation, since }: Queued): Promise<Outcome> {

@@ -46,7 +46,7 @@ interface Host {
 export class Fleet {
   readonly #runs = new Map<string, OpenRun>();
   readonly #children = new Map<string, OpenChild>();
-  /** By instance: the open child of the run that came first. */
+  /** By instance: the open child of the first run that is sure to back it up. */
   readonly #holders = new Map<string, OpenChild>();
   /** Children that were added since the last call of `next`. */
   #added: OpenChild[] = [];
@@ -126,7 +126,8 @@ export class Fleet {
   /** Applies a change of an operation; returns undefined when it belongs to no open child. */
   see(operation: Operation): OpenChild | undefined {
     const child = this.#children.get(operation.id);
-    if (!child) return undefined;
+    // Workers and publishers of another host can give an operation this id.
+    if (!child || operation.remote !== child.child.remote) return undefined;
     this.markFed(child);
     child.handedBack = isHandedBack(operation);
     this.settle(child, outcomeFor(child.child, operation));
@@ -207,6 +208,8 @@ export class Fleet {
     if (!holder || !isOpen(holder.child)) return void this.#holders.set(instance, open);
     // If an operation exists, the backup may be queued or running already. Then the queue decides which of the two is skipped.
     if (holder.of === open.of || open.tried || open.child.state === 'running') return;
+    // If the other run may end without the backup, the queue decides, too.
+    if (!isSure(holder, open)) return void this.#holders.set(instance, open);
     const by = holder.of.run;
     const reason = `run ${by.id}, created ${by.created_at}, backs it up`;
     this.settle(open, { state: 'skipped', reason, by: by.id, since: by.created_at });
@@ -251,6 +254,12 @@ function roomOf({ fed }: Host): number {
 
 function isHandedBack({ status, attempt, metadata }: Operation): boolean {
   return status === 'Pending' && (attempt > 0 || metadata.waiting_for !== undefined);
+}
+
+/** Whether `other` can rely on this child's run: it is not being cancelled, and its window cannot end without the backup unless that of `other` has ended, too. */
+function isSure({ of: { run }, fed }: OpenChild, { of: other }: OpenChild): boolean {
+  const ends = (each: Run) => Date.parse(each.schedule?.window_ends ?? '') || Number.POSITIVE_INFINITY;
+  return run.status === 'Running' && (fed || ends(run) >= ends(other.run));
 }
 
 /** Whether a host has not answered for this run yet. Its children so far come from the records, and wait. */

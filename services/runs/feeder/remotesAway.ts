@@ -14,13 +14,15 @@ const askTimeoutMs = 5000;
 export async function remotesAway(nats: Nats, leases: Bucket, of: Address[]): Promise<Map<string, string>> {
   const away = new Map<string, string>();
   if (of.length === 0) return away;
-  const outages = new Map((await listOutages(leases)).map((outage) => [outage.remote, outage]));
+  // A host may also have outages of LXD, one for each worker.
+  const ofS3 = (await listOutages(leases)).filter(({ dependency }) => dependency === 's3');
+  const outages = new Map(ofS3.map((outage) => [outage.remote, outage]));
   const look = async ({ remote, project, instance }: Address) => {
     try {
       const answer = await askLookUp(nats, remote, { project, instance }, askTimeoutMs, traceOf(undefined));
       const outage = outages.get(remote);
       if (!answer) away.set(remote, 'its LXD does not answer');
-      else if (outage?.dependency === 's3') away.set(remote, `it waits for ${describeOutage(outage)}`);
+      else if (outage) away.set(remote, `it waits for ${describeOutage(outage)}`);
     } catch (error) {
       away.set(remote, asLxstowError(error).message);
     }
