@@ -2194,7 +2194,7 @@ tooLittleBytes?: number
 key?: string
 uploadId?: string
 /**
- * The manifest was sent to the store, which did not confirm it: it may be stored. So a cancel or a failure cannot end while the store is away.
+ * The manifest may be stored: it was sent to the store, which did not confirm it, or an attempt has not recorded its end. So a cancel or a failure cannot end while the store is away.
  */
 manifestSent?: boolean
 removing?: RemovedBackup
