@@ -72,7 +72,7 @@ export async function removeBackup(
   const { prefix } = config.s3;
   const name = `${address.instance}/${address.backup}`;
   const own = claimKey(address, address.backup, removal);
-  await using _claim = await attempt.claim(own, `backup ${name} is being deleted already`);
+  await using _claim = await claimRemoval(address, attempt);
   const until = performance.now() + lastReadersMs;
   const isRead = async () =>
     (await leasesBucket.keys(claimKey(address, address.backup, '*'))).some((key) => key !== own);
@@ -91,22 +91,35 @@ export async function removeBackup(
   await attempt.checkpoint({ key, removing: await identityOf(found, key, store, signal) });
   attempt.assertOwned();
   await store.remove(manifestKey(prefix, address), signal);
+  // Without the claim, a new backup may have the name.
+  attempt.assertOwned();
   const isKept = await store.remove(key, signal);
   await keeper.removed(address);
   return { bytes: found.manifest?.archive.size ?? 0, isKept };
+}
+
+/** Keeps readers out, and new backups of that name. */
+function claimRemoval(address: BackupAddress, attempt: Attempt): Promise<AsyncDisposable> {
+  const { instance, backup } = address;
+  return attempt.claim(claimKey(address, backup, removal), `backup ${instance}/${backup} is being deleted already`);
 }
 
 /** Finishes a deletion that an earlier attempt has begun. Does not touch another backup that has this name by now, or is about to get it. */
 export async function finishRemoval(
   address: BackupAddress,
   { archive }: RemovedBackup,
-  { signal }: Attempt,
+  attempt: Attempt,
   { catalog, config, keeper, reservations, store }: Tools,
 ): Promise<void> {
+  const { signal } = attempt;
+  await using _claim = await claimRemoval(address, attempt);
   if (await catalog.has(address, signal)) return;
   const key = archiveKey(config.s3.prefix, address);
   const isLeft = archive !== undefined && (await etagAt(store, key, signal)) === archive;
-  if (isLeft && (await reservations.holder(address, address.backup)) === undefined) await store.remove(key, signal);
+  if (isLeft && (await reservations.holder(address, address.backup)) === undefined) {
+    attempt.assertOwned();
+    await store.remove(key, signal);
+  }
   await keeper.removed(address);
 }
 
