@@ -2267,6 +2267,10 @@ archive?: string
  * The operation that made the backup; absent if the manifest cannot be read.
  */
 operation?: string
+/**
+ * How many backups the prune had deleted before this one. If it has deleted more, this one is counted, and in the audit log.
+ */
+deletedBefore?: number
 }
 /**
  * The values in the archive of the keys that a restore changes temporarily.

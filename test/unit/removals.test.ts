@@ -4,15 +4,18 @@ import { randomUUID } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { archiveKey, manifestKey } from '../../services/backups/keys.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
-import type { Checkpoint, OperationMetadata } from '../../services/contract/schemas.ts';
+import type { BackupAddress, Checkpoint, OperationMetadata } from '../../services/contract/schemas.ts';
+import type { JobOf } from '../../services/jobs/jobs.ts';
 import type { Attempt } from '../../services/operations/attempt.ts';
 import { assertNotBeingDeleted } from '../../services/worker/backup/settleName.ts';
+import { runPrune } from '../../services/worker/prune.ts';
 import { finishRemoval, removeBackup } from '../../services/worker/remove.ts';
 import type { Tools } from '../../services/worker/tools.ts';
 import { etagOf, log, never, place, storeWith } from './storeInMemory.ts';
 
 function open(...names: string[]) {
   const { objects, store, catalog } = storeWith(...names);
+  const audited: string[] = [];
   const tools = {
     store,
     catalog,
@@ -21,13 +24,20 @@ function open(...names: string[]) {
     leases: { holder: async () => undefined },
     leasesBucket: { keys: async () => [] },
     reservations: { holder: async () => undefined },
+    fleet: { read: async () => ({ record: { seen: {} } }) },
+    audit: { info: (_: string, { backup }: { backup: string }) => void audited.push(backup) },
   };
-  return { objects, store, tools: tools as unknown as Tools };
+  return { objects, audited, store, catalog, tools: tools as unknown as Tools };
 }
 
 /** An attempt at an operation; what it writes is in `operation`. */
 function attemptAt(kind: 'delete' | 'prune') {
-  const operation = { id: randomUUID(), kind, checkpoint: undefined as Checkpoint | undefined, metadata: {} };
+  const operation = {
+    id: randomUUID(),
+    kind,
+    checkpoint: undefined as Checkpoint | undefined,
+    metadata: {} as OperationMetadata,
+  };
   const facts = {
     operation,
     log,
@@ -87,5 +97,57 @@ describe('a deletion', () => {
     };
     await assert.rejects(assertNotBeingDeleted(address, attempt, tools), { code: 'instance-busy' });
     assert.deepEqual(asked, ['local.default.c1.a=2Etar.delete']);
+  });
+});
+
+describe('a prune that fails, and is tried again', () => {
+  const [first, second] = ['a.tar', 'b.tar'].map((backup) => ({ ...place, backup })) as [BackupAddress, BackupAddress];
+  const open3 = () => ({ ...open('a.tar', 'b.tar', 'c.tar'), facts: attemptAt('prune') });
+  const job = { kind: 'prune', address: place, body: { keep: { keep_last: 1 } } } as unknown as JobOf<'prune'>;
+  const denied = async () => {
+    throw new LxstowError('s3-denied', 'no right to delete');
+  };
+
+  it('counts no deletion, and has none in the audit log, that did not take place', async () => {
+    const { store, catalog, tools, audited, facts } = open3();
+    const { remove } = store;
+    store.remove = denied;
+    for (const _ of [1, 2, 3]) await assert.rejects(runPrune(job, facts.attempt, tools), { code: 's3-denied' });
+    assert.deepEqual(audited, []);
+    store.remove = remove;
+    await catalog.change(first, () => ({ pinned: true }), never);
+    await runPrune(job, facts.attempt, tools);
+    assert.deepEqual(audited, ['b.tar']);
+    assert.equal(facts.operation.metadata.backups_deleted, 1);
+  });
+
+  it('counts each deletion, and has it in the audit log, once', async () => {
+    const { store, tools, audited, facts } = open3();
+    const { read } = store;
+    // The first backup is deleted, and the attempt fails before it records that it begins with the second.
+    store.read = async (key, signal) => {
+      if (key === manifestKey('', second) && audited.length === 1) return denied();
+      return read(key, signal);
+    };
+    await assert.rejects(runPrune(job, facts.attempt, tools), { code: 's3-denied' });
+    await assert.rejects(runPrune(job, facts.attempt, tools), { code: 's3-denied' });
+    store.read = read;
+    await runPrune(job, facts.attempt, tools);
+    assert.deepEqual(audited, ['a.tar', 'b.tar']);
+    assert.equal(facts.operation.metadata.backups_deleted, 2);
+  });
+
+  it('counts the deletion that it finishes', async () => {
+    const { store, objects, tools, audited, facts } = open3();
+    const { remove } = store;
+    store.remove = async (key, signal) => (key === archiveKey('', first) ? denied() : remove(key, signal));
+    await assert.rejects(runPrune(job, facts.attempt, tools), { code: 's3-denied' });
+    assert.deepEqual(audited, []);
+    store.remove = remove;
+    await runPrune(job, facts.attempt, tools);
+    assert.deepEqual(audited, ['a.tar', 'b.tar']);
+    const { backups_deleted, bytes_freed } = facts.operation.metadata;
+    assert.deepEqual({ backups_deleted, bytes_freed }, { backups_deleted: 2, bytes_freed: 'a.tar'.length + 1 });
+    assert.deepEqual([...objects.keys()].length, 2);
   });
 });
