@@ -5,10 +5,13 @@ import { setImmediate } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { archiveKey, manifestKey } from '../../services/backups/keys.ts';
+import type { Operation } from '../../services/contract/schemas.ts';
+import { abandonedUploads } from '../../services/janitor/inOperations.ts';
 import { archives } from '../../services/janitor/inStore.ts';
 import type { SearchTools } from '../../services/janitor/leftoverTypes.ts';
+import { begin, newOperation } from '../../services/operations/operation.ts';
 import type { ObjectStore, StoredObject } from '../../services/storage/objectStore.ts';
-import { never, place } from './storeInMemory.ts';
+import { never, place, storeWith } from './storeInMemory.ts';
 
 function toolsOn(store: ObjectStore, others: object): SearchTools {
   return { store, remote: 'local', prefix: '', signal: never, ...others } as unknown as SearchTools;
@@ -45,5 +48,26 @@ describe('the search for archives without a manifest', () => {
       [bare],
     );
     assert.ok(kept < 10, `${kept} of ${listed.length}`);
+  });
+});
+
+describe('an upload whose gateway has died', () => {
+  it('succeeds once its manifest is on the disk', async () => {
+    const { store, catalog } = storeWith('a.tar');
+    const { operation: id } = await catalog.manifest({ ...place, backup: 'a.tar' }, never);
+    const longAgo = new Date(Date.now() - 3_600_000);
+    const made = newOperation({ id, kind: 'upload', address: place, body: { backup: 'a.tar' } }, longAgo);
+    const operation = begin(made, 'gateway', longAgo);
+    const steps: string[] = [];
+    store.flush = async () => void steps.push('flush');
+    const operations = {
+      find: async () => ({ operation, revision: 1 }),
+      update: async ({ status }: Operation) => steps.push(status),
+    };
+    const owners = { known: [operation] };
+    const leasesBucket = { get: async () => ({ entry: undefined }) };
+    const tools = toolsOn(store, { owners, operations, leasesBucket, settledMs: 1 });
+    for await (const leftover of abandonedUploads(tools)) await leftover.remove(never);
+    assert.deepEqual(steps, ['flush', 'Success']);
   });
 });
