@@ -101,7 +101,13 @@ export class Catalog {
     return (await Array.fromAsync(this.batches(of, signal, onUnreadable))).flat();
   }
 
-  /** The same in batches, as the store lists them. Walks the listing once, and needs no more memory the more there are. */
+  /** The same, but reads every manifest, 32 at a time: for decisions, which must not depend on an index. */
+  async listRead(of: BackupScope, signal: AbortSignal, onUnreadable: OnUnreadable): Promise<Summary[]> {
+    const entries = await Array.fromAsync(listManifests(this.#store, this.#prefix, of, signal));
+    return this.#summaries.read(entries, signal, onUnreadable);
+  }
+
+  /** Like `list`, in batches, as the store lists them. Walks the listing once, and needs no more memory the more there are. */
   batches(of: BackupScope, signal: AbortSignal, onUnreadable?: OnUnreadable): AsyncGenerator<Summary[]> {
     const listed = inBatches(listManifests(this.#store, this.#prefix, of, signal));
     return this.#summaries.walk(listed, { areWhole: of.instance === undefined, onUnreadable }, signal);

@@ -14,7 +14,7 @@ import { auditRemoval, type FoundBackup, finishRemoval, type Removed, removeBack
 import type { Tools } from './tools.ts';
 
 /**
- * Deletes nothing if the listing fails or a manifest cannot be read. A backup that is being read, was changed since it was listed, or is being deleted by
+ * Decides by the manifests, not by the index. Deletes nothing if the listing fails or a manifest cannot be read. A backup that is being read, was changed since it was listed, or is being deleted by
  * another operation stays, with a warning.
  */
 export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Tools): Promise<void> {
@@ -40,7 +40,7 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     const removed = await finishRemoval(left, removing, attempt, tools);
     if (removed) noteDeleted(left, removed);
   }
-  const backups = await tools.catalog.list(job.address, attempt.signal, ({ instance, backup }) => {
+  const backups = await tools.catalog.listRead(job.address, attempt.signal, ({ instance, backup }) => {
     const which = `the manifest of ${instance}/${backup} cannot be read`;
     throw new LxstowError(
       'bad-manifest',

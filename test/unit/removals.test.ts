@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { describe, it } from 'node:test';
-import { archiveKey, manifestKey } from '../../services/backups/keys.ts';
+import { gunzipSync, gzipSync } from 'node:zlib';
+import { Catalog } from '../../services/backups/catalog.ts';
+import { archiveKey, indexKey, manifestKey } from '../../services/backups/keys.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
 import type { BackupAddress, Checkpoint, OperationMetadata } from '../../services/contract/schemas.ts';
 import type { JobOf } from '../../services/jobs/jobs.ts';
@@ -100,10 +102,14 @@ describe('a deletion', () => {
   });
 });
 
+function prune(keep: object): JobOf<'prune'> {
+  return { kind: 'prune', address: place, body: { keep } } as unknown as JobOf<'prune'>;
+}
+
 describe('a prune that fails, and is tried again', () => {
   const [first, second] = ['a.tar', 'b.tar'].map((backup) => ({ ...place, backup })) as [BackupAddress, BackupAddress];
   const open3 = () => ({ ...open('a.tar', 'b.tar', 'c.tar'), facts: attemptAt('prune') });
-  const job = { kind: 'prune', address: place, body: { keep: { keep_last: 1 } } } as unknown as JobOf<'prune'>;
+  const job = prune({ keep_last: 1 });
   const denied = async () => {
     throw new LxstowError('s3-denied', 'no right to delete');
   };
@@ -150,4 +156,27 @@ describe('a prune that fails, and is tried again', () => {
     assert.deepEqual({ backups_deleted, bytes_freed }, { backups_deleted: 2, bytes_freed: 'a.tar'.length + 1 });
     assert.deepEqual([...objects.keys()].length, 2);
   });
+});
+
+it('a prune decides by the manifests, not by the index', async () => {
+  const names = Array.from({ length: 70 }, (_, index) => `${index + 100}.tar`);
+  const { store, objects, catalog, tools } = open(...names);
+  store.create = async (key, body) => {
+    objects.set(key, body);
+    return etagOf(body);
+  };
+  store.readRange = async (key, _, start, into) => void objects.get(key)?.copy(into, 0, start);
+  // A list of the whole project writes an index.
+  await catalog.list({ remote: 'local', project: 'default' }, never);
+  const index = indexKey('', { remote: 'local', project: 'default' });
+  const lines = gunzipSync(objects.get(index) ?? assert.fail('no index')).toString();
+  // It makes the oldest backup the newest.
+  objects.set(index, gzipSync(lines.replace('2026-01-01', '2026-12-31')));
+  const fresh = { ...tools, catalog: new Catalog(store, '', log) };
+  await runPrune(prune({ keep_last: 1 }), attemptAt('prune').attempt, fresh);
+  const left = await catalog.list(place, never);
+  assert.deepEqual(
+    left.map(({ address }) => address.backup),
+    names.slice(-1),
+  );
 });

@@ -44,7 +44,7 @@ export function storeWith(...names: string[]) {
   for (const [index, backup] of names.entries()) {
     const address = { ...place, backup };
     objects.set(archiveKey('', address), Buffer.from(backup));
-    const manifest = manifestOf(backup, `2026-11-0${index + 1}T00:00:00.000Z`);
+    const manifest = manifestOf(backup, new Date(Date.UTC(2026, 0, index + 1)).toISOString());
     objects.set(manifestKey('', address), formatManifest(manifest));
   }
   const bodyOf = (key: string) => {
