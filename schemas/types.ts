@@ -2194,7 +2194,7 @@ tooLittleBytes?: number
 key?: string
 uploadId?: string
 /**
- * The manifest was sent to the store, which did not confirm it: it may be stored. So a cancel or a failure cannot end while the store is away.
+ * The manifest may be stored: it was sent to the store, which did not confirm it, or an attempt has not recorded its end. So a cancel or a failure cannot end while the store is away.
  */
 manifestSent?: boolean
 removing?: RemovedBackup
@@ -2267,6 +2267,10 @@ archive?: string
  * The operation that made the backup; absent if the manifest cannot be read.
  */
 operation?: string
+/**
+ * How many backups the prune had deleted before this one. If it has deleted more, this one is counted, and in the audit log.
+ */
+deletedBefore?: number
 }
 /**
  * The values in the archive of the keys that a restore changes temporarily.

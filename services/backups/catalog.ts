@@ -1,6 +1,5 @@
 /** The stored backups, read from the bucket. Their manifests are authoritative; a copy in memory counts only if its ETag matches. */
-import { isDeepStrictEqual } from 'node:util';
-import { isCode, unlessMissing } from '../contract/errors.ts';
+import { isCode, unlessCode, unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress, Manifest, ManifestBackup } from '../contract/schemas.ts';
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
@@ -13,6 +12,9 @@ import { type OnUnreadable, Summaries, type Summary } from './summaries.ts';
 const mostClashes = 20;
 /** Backups of one batch: as many as fit into V8's young generation, so that a long list leaves little garbage behind. */
 const batchLength = 1000;
+
+/** Notes, pin and hold that are left out end. Tags that are left out stay. `held`: false if the hold must end even if no manifest says that there is one. */
+type BackupChange = Pick<ManifestBackup, 'notes' | 'pinned' | 'held'> & Partial<Pick<ManifestBackup, 'tags'>>;
 
 export class Catalog {
   readonly #store: ObjectStore;
@@ -41,24 +43,25 @@ export class Catalog {
    */
   async change(
     address: BackupAddress,
-    change: (stored: StoredBackup) => Pick<ManifestBackup, 'tags' | 'notes' | 'pinned' | 'held'>,
+    change: (stored: StoredBackup) => BackupChange,
     signal: AbortSignal,
   ): Promise<StoredBackup> {
     const key = manifestKey(this.#prefix, address);
     for (let clashes = 0; ; clashes++) {
       const found = await this.stored(address, signal);
       const { manifest } = found;
-      const { notes: _, pinned: __, held: ___, ...fixed } = manifest.backup;
-      const next = { ...manifest, backup: { ...fixed, ...change(found) } };
-      const { lock, held = false } = next.backup;
+      const { notes: _, pinned: __, held: wasHeld = false, ...fixed } = manifest.backup;
+      const { held, ...changed } = change(found);
+      const next = { ...manifest, backup: { ...fixed, ...changed, ...(held && { held }) } };
       // Repeated, it completes what failed halfway: the manifest changes last.
-      if (held !== (manifest.backup.held ?? false)) await this.#hold(address, held, signal);
-      const options = { tags: next.backup.tags, contentType: 'application/json', lock, held };
+      if ((held ?? false) !== wasHeld) await this.#hold(address, !wasHeld, signal);
+      else if (held === false) await this.#releaseUnknown(address, signal);
+      const { lock } = next.backup;
+      const options = { tags: next.backup.tags, contentType: 'application/json', lock, held: held ?? false };
       try {
         const etag = await this.#store.replace(key, found.etag, formatManifest(next), options, signal);
-        // A store may accept no tags, or no more of them. Notes can be changed all the same.
-        if (!isDeepStrictEqual(next.backup.tags, manifest.backup.tags))
-          await this.#tagArchive(address, { manifest: next, etag }, signal);
+        // A store may accept no tags, or no more of them: notes can be changed all the same. Tags are sent even if the manifest has them: an earlier request may have failed here.
+        if (changed.tags) await this.#tagArchive(address, { manifest: next, etag }, signal);
         return { manifest: next, etag };
       } catch (error) {
         if (!(isCode(error, 'conflict') || isCode(error, 'not-found')) || clashes >= mostClashes) throw error;
@@ -66,17 +69,22 @@ export class Catalog {
     }
   }
 
-  /** Puts a hold on the archive (the manifest is held as it is written), or releases both, so that no old version of the manifest stays held. */
+  /** Puts a hold on the archive (the manifest is held as it is written), or releases both, and the old versions of the manifest. */
   async #hold(address: BackupAddress, held: boolean, signal: AbortSignal): Promise<void> {
     await this.#store.hold(archiveKey(this.#prefix, address), held, signal);
     if (!held) await this.#store.hold(manifestKey(this.#prefix, address), held, signal);
+  }
+
+  /** Releases a hold whose manifest was never written. Without Object Lock, the right to hold, or an archive, there is none. */
+  async #releaseUnknown(address: BackupAddress, signal: AbortSignal): Promise<void> {
+    await unlessCode(['s3-refused', 's3-denied', 'not-found'], () => this.#hold(address, false, signal));
   }
 
   /** Tags the archive, and again if the manifest has changed since: the tags of the last change are written last, whichever request overtakes which. */
   async #tagArchive(address: BackupAddress, changed: StoredBackup, signal: AbortSignal): Promise<void> {
     let { manifest, etag } = changed;
     for (;;) {
-      await this.#store.tag(archiveKey(this.#prefix, address), manifest.backup.tags, signal);
+      await unlessMissing(() => this.#store.tag(archiveKey(this.#prefix, address), manifest.backup.tags, signal));
       const now = await this.stored(address, signal);
       if (now.etag === etag) return;
       ({ manifest, etag } = now);
@@ -93,7 +101,13 @@ export class Catalog {
     return (await Array.fromAsync(this.batches(of, signal, onUnreadable))).flat();
   }
 
-  /** The same in batches, as the store lists them. Walks the listing once, and needs no more memory the more there are. */
+  /** The same, but reads every manifest, 32 at a time: for decisions, which must not depend on an index. */
+  async listRead(of: BackupScope, signal: AbortSignal, onUnreadable: OnUnreadable): Promise<Summary[]> {
+    const entries = await Array.fromAsync(listManifests(this.#store, this.#prefix, of, signal));
+    return this.#summaries.read(entries, signal, onUnreadable);
+  }
+
+  /** Like `list`, in batches, as the store lists them. Walks the listing once, and needs no more memory the more there are. */
   batches(of: BackupScope, signal: AbortSignal, onUnreadable?: OnUnreadable): AsyncGenerator<Summary[]> {
     const listed = inBatches(listManifests(this.#store, this.#prefix, of, signal));
     return this.#summaries.walk(listed, { areWhole: of.instance === undefined, onUnreadable }, signal);

@@ -51,8 +51,15 @@ export class Summaries {
     return summariesOf(entries, found);
   }
 
+  /** The same, but relies on no memory: reads every manifest. */
+  async read(entries: ManifestEntry[], signal: AbortSignal, onUnreadable: OnUnreadable): Promise<Summary[]> {
+    const found: Found = new Map();
+    await this.#readMissing(entries, found, signal, onUnreadable);
+    return summariesOf(entries, found);
+  }
+
   /**
-   * The same for a whole listing, batch by batch. Reads each project's index once, in parallel with the listing. If many manifests of whole projects had
+   * Like `of`, for a whole listing, batch by batch. Reads each project's index once, in parallel with the listing. If many manifests of whole projects had
    * to be read, writes a new index for the next gateway.
    */
   async *walk(

@@ -28,7 +28,7 @@ import { version } from '../contract/version.ts';
 import type { Lease, Leases } from '../coordination/leases.ts';
 import type { Reservations } from '../coordination/reservations.ts';
 import type { Keeper } from '../fleet/keeper.ts';
-import { claimKey } from '../nats/bucketKeys.ts';
+import { claimKey, removal } from '../nats/bucketKeys.ts';
 import { Attempt, bytesPerSecond, cleanupSignal, lingering } from '../operations/attempt.ts';
 import { type CancelSource, keepAlive } from '../operations/heartbeat.ts';
 import { cancelled, fail, newOperation, succeed } from '../operations/operation.ts';
@@ -126,6 +126,8 @@ export class Intake {
       if (!attempt) throw new LxstowError('cancelled', 'the upload was cancelled before it began');
       if (attempt.operation.backup !== backup) await attempt.record({ backup });
       await attempt.claim(claimKey(address, backup, id), `backup ${instance}/${backup} is in use`);
+      if (await leases.holder(claimKey(address, backup, removal)))
+        throw new LxstowError('instance-busy', `backup ${instance}/${backup} is being deleted`);
       {
         using _alive = keepAlive(attempt, cancels, heartbeatMs);
         await this.#fill(address, incoming, attempt);

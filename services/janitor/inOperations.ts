@@ -48,7 +48,11 @@ async function ended(operation: Operation, { store, prefix, signal }: SearchTool
   const now = new Date();
   try {
     const { body } = await store.read(manifestKey(prefix, address), signal);
-    if (parseManifest(body, address).operation === id) return succeed(operation, now);
+    if (parseManifest(body, address).operation === id) {
+      // The gateway that wrote it may have died before it was on the disk.
+      await store.flush(signal);
+      return succeed(operation, now);
+    }
   } catch (error) {
     if (!isCode(error, 'not-found') && !isCode(error, 'bad-manifest')) throw error;
   }

@@ -1,12 +1,12 @@
 /** Leftovers in the object store: uploads that no operation will complete, and archives without a manifest. */
 import { etagAt } from '../backups/archives.ts';
-import { listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../backups/keys.ts';
+import { archiveKey, listPrefix, manifestKey, parseArchiveKey, parseManifestKey } from '../backups/keys.ts';
 import { mapInOrder } from '../concurrency/orderedMap.ts';
 import { unlessMissing } from '../contract/errors.ts';
 import type { BackupAddress } from '../contract/schemas.ts';
 import { parseRecord } from '../nats/bucket/bucket.ts';
 import { claimKey } from '../nats/bucketKeys.ts';
-import type { OpenUpload, StoredObject } from '../storage/objectStore.ts';
+import type { ObjectStore, OpenUpload, StoredObject } from '../storage/objectStore.ts';
 import { looksInFlight } from './inLxd.ts';
 import type { Leftover, SearchTools } from './leftoverTypes.ts';
 
@@ -56,15 +56,7 @@ export async function* uploads(tools: SearchTools): AsyncGenerator<Leftover> {
 
 export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
   const { store, owners, prefix, remote, bucket, leasesBucket, bareArchives, signal } = tools;
-  const objects: { object: StoredObject; address: BackupAddress }[] = [];
-  const whole = new Set<string>();
-  for await (const object of store.list(listPrefix(prefix, { remote }), signal)) {
-    const described = parseManifestKey(prefix, object.key);
-    if (described) whole.add(object.key);
-    const address = described ? undefined : parseArchiveKey(prefix, object.key);
-    if (address) objects.push({ object, address });
-  }
-  const bare = objects.filter(({ address }) => !whole.has(manifestKey(prefix, address)));
+  const bare = await bareObjects(store, prefix, remote, signal);
   rememberBare(
     bareArchives,
     bare.map(({ object }) => object),
@@ -94,6 +86,27 @@ export async function* archives(tools: SearchTools): AsyncGenerator<Leftover> {
       },
     };
   }
+}
+
+/** The archives without a manifest. Keeps nothing of the others, however many there are: a manifest is listed after its archive. */
+async function bareObjects(
+  store: ObjectStore,
+  prefix: string,
+  remote: string,
+  signal: AbortSignal,
+): Promise<{ object: StoredObject; address: BackupAddress }[]> {
+  const bare = new Map<string, StoredObject>();
+  for await (const object of store.list(listPrefix(prefix, { remote }), signal)) {
+    const described = parseManifestKey(prefix, object.key);
+    if (described) bare.delete(archiveKey(prefix, described));
+    else if (parseArchiveKey(prefix, object.key)) bare.set(object.key, object);
+  }
+  return [...bare.values()].flatMap((listed) => {
+    // A copy: its words are cut out of a whole page of the listing.
+    const object = structuredClone(listed);
+    const address = parseArchiveKey(prefix, object.key);
+    return address ? { object, address } : [];
+  });
 }
 
 /** Adds the archives that were not without a manifest before, and forgets those that are no longer. */

@@ -108,8 +108,8 @@ export class Owners {
       const operation = entry && readOperation(entry.value);
       if (!operation) continue;
       if (!this.#hasEnded(operation)) return { state: 'living', operation: id };
-      // One that was refused, because the name is taken, has not left the archive that is there.
-      if (kind === 'upload' || mayHaveStored(operation)) named.push(operation);
+      // One that was refused has not left the archive that is there.
+      if (kind === 'upload' || mayHaveLeft(operation)) named.push(operation);
     }
     named.sort((a, b) => a.updated_at.localeCompare(b.updated_at));
     const last = named.at(-1);
@@ -154,9 +154,12 @@ export class Owners {
   }
 }
 
-/** False for a backup that ended before it made anything: an attempt writes its checkpoint first. */
-function mayHaveStored({ kind, status, checkpoint }: Operation): boolean {
-  return (kind !== 'backup' && kind !== 'upload') || status === 'Success' || checkpoint !== undefined;
+/**
+ * Whether it may have left an archive without a manifest. A backup that ended before it made anything has not: an attempt writes its checkpoint first.
+ * Nor has a deletion that was refused; one that failed halfway is not told from it.
+ */
+function mayHaveLeft({ kind, status, checkpoint }: Operation): boolean {
+  return status === 'Success' || ((kind === 'backup' || kind === 'upload') && checkpoint !== undefined);
 }
 
 /** Undefined for a record that is not valid: it must not hide the others. */

@@ -85,9 +85,17 @@ function move(operation: Operation, to: Status, now: Date): Operation {
  * that is taken over was interrupted, and neither its job nor its worker was the cause.
  */
 export function begin(operation: Operation, owner: string, now: Date, counts = true): Operation {
-  const attempt = operation.attempt + (counts ? 1 : 0);
-  if (operation.status === 'Cancelling') return { ...operation, attempt, owner, updated_at: now.toISOString() };
-  return { ...move(operation, 'Running', now), attempt, owner, metadata: carriedOver(operation.metadata) };
+  const facts = { attempt: operation.attempt + (counts ? 1 : 0), owner };
+  const taken = takenOver(operation);
+  if (operation.status === 'Cancelling') return { ...taken, ...facts, updated_at: now.toISOString() };
+  return { ...move(taken, 'Running', now), ...facts, metadata: carriedOver(operation.metadata) };
+}
+
+/** If an attempt has not recorded its end: a backup's may have sent the manifest. */
+export function takenOver(operation: Operation): Operation {
+  const { kind, owner, checkpoint } = operation;
+  if (kind !== 'backup' || owner === undefined || checkpoint === undefined) return operation;
+  return { ...operation, checkpoint: { ...checkpoint, manifestSent: true } };
 }
 
 /** The part of an operation's metadata that is kept from one attempt to the next. */

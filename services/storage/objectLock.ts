@@ -1,9 +1,10 @@
 /** S3 Object Lock: objects that cannot be removed for some time, or while they are held. */
-import { isCode, LxstowError } from '../contract/errors.ts';
+import { isCode, LxstowError, unlessCode } from '../contract/errors.ts';
 import type { ObjectStore, Protection } from './objectStore.ts';
 import type { S3Connection } from './s3/s3Connection.ts';
 import { md5 } from './s3/s3Messages.ts';
 import { isUnsupported } from './s3/s3Refusals.ts';
+import { oldVersions } from './s3/versions.ts';
 
 /** Stores take these when an object is written, or its upload begun; with a completion MinIO refuses them. */
 export function lockHeaders({ lock, held }: Protection, nowMs = Date.now()): Record<string, string> {
@@ -19,15 +20,22 @@ export function lockHeaders({ lock, held }: Protection, nowMs = Date.now()): Rec
 }
 
 export function s3Locks(s3: S3Connection): Pick<ObjectStore, 'hold'> {
+  async function put(key: string, status: 'ON' | 'OFF', signal: AbortSignal, versionId?: string): Promise<void> {
+    const body = Buffer.from(
+      `<LegalHold xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>${status}</Status></LegalHold>`,
+    );
+    const headers = { 'content-type': 'application/xml', 'content-md5': md5(body) };
+    const query = { 'legal-hold': '', ...(versionId !== undefined && { versionId }) };
+    const sent = s3.send({ method: 'PUT', key, query, headers, body, signal });
+    await sent.catch((error) => explainNoLock({ held: true }, error));
+  }
   return {
     async hold(key, held, signal) {
-      const status = held ? 'ON' : 'OFF';
-      const body = Buffer.from(
-        `<LegalHold xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>${status}</Status></LegalHold>`,
-      );
-      const headers = { 'content-type': 'application/xml', 'content-md5': md5(body) };
-      const sent = s3.send({ method: 'PUT', key, query: { 'legal-hold': '' }, headers, body, signal });
-      await sent.catch((error) => explainNoLock({ held: true }, error));
+      await put(key, held ? 'ON' : 'OFF', signal);
+      if (held) return;
+      await unlessCode(['s3-denied'], async () => {
+        for await (const version of oldVersions(s3, key, signal)) await put(key, 'OFF', signal, version);
+      });
     },
   };
 }

@@ -112,7 +112,10 @@ export interface ObjectStore {
   remove(key: string, signal: AbortSignal): Promise<boolean>;
   /** Resolves when every object that is there is on the disk. Does nothing for a store that answers only then. */
   flush(signal: AbortSignal): Promise<void>;
-  /** Puts a legal hold on an object, or releases it. Throws s3-refused if the bucket has no Object Lock. */
+  /**
+   * Puts a legal hold on an object, or releases it, and those of its old versions if they may be listed (s3:ListBucketVersions). Throws s3-refused if the
+   * bucket has no Object Lock.
+   */
   hold(key: string, held: boolean, signal: AbortSignal): Promise<void>;
   /**
    * Yields every object whose key begins with `prefix`, once: in order of the keys' bytes, on some servers folder by folder. With `after`

@@ -1,4 +1,5 @@
 /** Retries as a wrapper of the store: callers get the answer, or an error that retries did not cure. */
+import { setImmediate } from 'node:timers/promises';
 import pRetry from 'p-retry';
 import { isCode, LxstowError } from '../contract/errors.ts';
 import type { ObjectStore, OpenUpload } from './objectStore.ts';
@@ -60,7 +61,13 @@ function again<T>(
   signal: AbortSignal,
   run: (attempt: number) => Promise<T>,
 ): Promise<T> {
-  return pRetry(run, {
+  const runUnlessAborted = async (attempt: number) => {
+    // If the process was suspended during the pause, other timers are due, too: they may find that a lease is lost, and abort.
+    if (attempt > 1) await setImmediate();
+    signal.throwIfAborted();
+    return run(attempt);
+  };
+  return pRetry(runUnlessAborted, {
     retries: policy.attempts - 1,
     minTimeout: policy.firstDelayMs ?? firstDelayMs,
     maxTimeout: longestDelayMs,

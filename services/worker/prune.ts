@@ -4,17 +4,17 @@ import { isDeepStrictEqual } from 'node:util';
 import { parseArchiveKey } from '../backups/keys.ts';
 import { summarise } from '../backups/summaries.ts';
 import { isCode, LxstowError } from '../contract/errors.ts';
-import type { Address, InstanceKeep } from '../contract/schemas.ts';
+import type { Address, BackupAddress, InstanceKeep } from '../contract/schemas.ts';
 import type { JobOf } from '../jobs/jobs.ts';
 import { readInstance } from '../lxd/inventory.ts';
 import type { Attempt } from '../operations/attempt.ts';
 import { instanceKeepOf, judgeFor, readKeys } from '../retention/instanceKeys.ts';
 import { checkRule } from '../retention/keep.ts';
-import { auditRemoval, finishRemoval, removeBackup } from './remove.ts';
+import { auditRemoval, type FoundBackup, finishRemoval, type Removed, removeBackup } from './remove.ts';
 import type { Tools } from './tools.ts';
 
 /**
- * Deletes nothing if the listing fails or a manifest cannot be read. A backup that is being read, was changed since it was listed, or is being deleted by
+ * Decides by the manifests, not by the index. Deletes nothing if the listing fails or a manifest cannot be read. A backup that is being read, was changed since it was listed, or is being deleted by
  * another operation stays, with a warning.
  */
 export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Tools): Promise<void> {
@@ -26,14 +26,21 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
   let { backups_deleted = 0, bytes_freed = 0, bytes_in_old_versions = 0 } = metadata;
   attempt.report({ stage: 'deleting', backups_deleted, bytes_freed });
 
+  const by = { keep, instance_keep: keys, run: job.body.run };
+  const noteDeleted = (address: BackupAddress, { bytes, isKept }: Removed, created?: string) => {
+    auditRemoval(address, attempt, tools, { ...(created !== undefined && { created }), ...by });
+    if (isKept) bytes_in_old_versions += bytes;
+    else bytes_freed += bytes;
+    attempt.report({ backups_deleted: ++backups_deleted, bytes_freed, ...(isKept && { bytes_in_old_versions }) });
+  };
   const { key, removing } = checkpoint ?? {};
   const left = key === undefined ? undefined : parseArchiveKey(tools.config.s3.prefix, key);
-  const by = { keep, instance_keep: keys, run: job.body.run };
-  if (left && removing) {
-    await finishRemoval(left, removing, attempt, tools);
-    auditRemoval(left, attempt, tools, by);
+  // A deletion that is counted was finished, and is in the audit log.
+  if (left && removing && (removing.deletedBefore ?? backups_deleted) === backups_deleted) {
+    const removed = await finishRemoval(left, removing, attempt, tools);
+    if (removed) noteDeleted(left, removed);
   }
-  const backups = await tools.catalog.list(job.address, attempt.signal, ({ instance, backup }) => {
+  const backups = await tools.catalog.listRead(job.address, attempt.signal, ({ instance, backup }) => {
     const which = `the manifest of ${instance}/${backup} cannot be read`;
     throw new LxstowError(
       'bad-manifest',
@@ -51,15 +58,14 @@ export async function runPrune(job: JobOf<'prune'>, attempt: Attempt, tools: Too
     if (action === 'keep') continue;
     const name = `${job.address.instance}/${backup.name}`;
     try {
-      const { isKept } = await removeBackup({ ...job.address, backup: backup.name }, attempt, tools, ({ manifest }) => {
+      const address = { ...job.address, backup: backup.name };
+      const mayGo = ({ manifest }: FoundBackup) => {
         if (!manifest || !isDeepStrictEqual(summarise(manifest), backup))
           throw new LxstowError('conflict', `backup ${name} was changed while the rule was being applied`);
-      });
+      };
+      const removed = await removeBackup(address, attempt, tools, mayGo, { deletedBefore: backups_deleted });
       attempt.log.info('backup pruned', { backup: backup.name, created: backup.created });
-      auditRemoval({ ...job.address, backup: backup.name }, attempt, tools, { created: backup.created, ...by });
-      if (isKept) bytes_in_old_versions += backup.size;
-      else bytes_freed += backup.size;
-      attempt.report({ backups_deleted: ++backups_deleted, bytes_freed, ...(isKept && { bytes_in_old_versions }) });
+      noteDeleted(address, removed, backup.created);
       kept--;
     } catch (error) {
       if (isCode(error, 'not-found')) kept--;

@@ -30,8 +30,7 @@ export async function runRemove(job: JobOf<'delete'>, attempt: Attempt, tools: T
   } catch (error) {
     // An earlier attempt has deleted the manifest.
     if (key === undefined || !isCode(error, 'not-found')) throw error;
-    if (removing) await finishRemoval(address, removing, attempt, tools);
-    auditRemoval(address, attempt, tools);
+    if (!removing || (await finishRemoval(address, removing, attempt, tools))) auditRemoval(address, attempt, tools);
   }
 }
 
@@ -44,14 +43,14 @@ export function auditRemoval(address: BackupAddress, attempt: Attempt, { audit }
 }
 
 /** A backup as its deletion finds it. */
-interface FoundBackup {
+export interface FoundBackup {
   /** Undefined if it cannot be read. */
   manifest: Manifest | undefined;
   /** The ETag of the manifest. */
   etag: string;
 }
 
-interface Removed {
+export interface Removed {
   /** Bytes of the archive; 0 if the manifest could not be read. */
   bytes: number;
   /** Whether the bucket keeps the archive as an old version, so that no space is free yet. */
@@ -60,19 +59,20 @@ interface Removed {
 
 /**
  * Deletes a backup, under a claim. `mayGo` is called with the backup as it is under the claim; if it throws, the backup stays. Throws instance-busy if the backup is being
- * deleted already, conflict while it is being read, and not-found.
+ * deleted already, conflict while it is being read, and not-found. `noted` is recorded with what is deleted.
  */
 export async function removeBackup(
   address: BackupAddress,
   attempt: Attempt,
   { store, leasesBucket, config, keeper }: Tools,
   mayGo: (found: FoundBackup) => void,
+  noted: Pick<RemovedBackup, 'deletedBefore'> = {},
 ): Promise<Removed> {
   const { signal } = attempt;
   const { prefix } = config.s3;
   const name = `${address.instance}/${address.backup}`;
   const own = claimKey(address, address.backup, removal);
-  await using _claim = await attempt.claim(own, `backup ${name} is being deleted already`);
+  await using _claim = await claimRemoval(address, attempt);
   const until = performance.now() + lastReadersMs;
   const isRead = async () =>
     (await leasesBucket.keys(claimKey(address, address.backup, '*'))).some((key) => key !== own);
@@ -83,37 +83,62 @@ export async function removeBackup(
   }
 
   const key = archiveKey(prefix, address);
-  const stored = await unlessMissing(() => store.read(manifestKey(prefix, address), signal));
-  if (!stored) throw missing(address);
-  const manifest = await unlessCode(['bad-manifest'], () => parseManifest(stored.body, address));
-  const found = { manifest, etag: stored.etag };
+  const found = await findBackup(address, store, prefix, signal);
+  if (!found) throw missing(address);
   mayGo(found);
-  await attempt.checkpoint({ key, removing: await identityOf(found, key, store, signal) });
+  await attempt.checkpoint({ key, removing: { ...(await identityOf(found, key, store, signal)), ...noted } });
   attempt.assertOwned();
   await store.remove(manifestKey(prefix, address), signal);
-  // If the lease is lost, another worker finishes the removal, and then another backup may get this name.
+  // Without the claim, a new backup may have the name.
   attempt.assertOwned();
   const isKept = await store.remove(key, signal);
   await keeper.removed(address);
   return { bytes: found.manifest?.archive.size ?? 0, isKept };
 }
 
-/** Finishes a deletion that an earlier attempt has begun. Does not touch another backup that has this name by now, or is about to get it. */
+/** Keeps readers out, and new backups of that name. */
+function claimRemoval(address: BackupAddress, attempt: Attempt): Promise<AsyncDisposable> {
+  const { instance, backup } = address;
+  return attempt.claim(claimKey(address, backup, removal), `backup ${instance}/${backup} is being deleted already`);
+}
+
+/**
+ * Finishes a deletion that an earlier attempt has begun. Undefined if that attempt has not removed the manifest: then the backup is whole. Does not touch
+ * another backup that has this name by now, or is about to get it.
+ */
 export async function finishRemoval(
   address: BackupAddress,
-  { archive }: RemovedBackup,
+  removing: RemovedBackup,
   attempt: Attempt,
-  { catalog, config, keeper, reservations, store }: Tools,
-): Promise<void> {
+  { config, keeper, reservations, store }: Tools,
+): Promise<Removed | undefined> {
   const { signal } = attempt;
-  if (await catalog.has(address, signal)) return;
-  const key = archiveKey(config.s3.prefix, address);
-  const isLeft = archive !== undefined && (await etagAt(store, key, signal)) === archive;
-  if (isLeft && (await reservations.holder(address, address.backup)) === undefined) {
-    attempt.assertOwned();
-    await store.remove(key, signal);
-  }
+  const { prefix } = config.s3;
+  await using _claim = await claimRemoval(address, attempt);
+  const nothing = { bytes: 0, isKept: false };
+  const found = await findBackup(address, store, prefix, signal);
+  if (found) return isThat(found, removing) ? undefined : nothing;
+  const key = archiveKey(prefix, address);
+  const archive = await unlessMissing(() => store.stat(key, signal));
+  const isLeft = archive !== undefined && archive.etag === removing.archive;
+  const isFree = (await reservations.holder(address, address.backup)) === undefined;
+  if (isLeft) attempt.assertOwned();
+  const removed = isLeft && isFree ? { bytes: archive.size, isKept: await store.remove(key, signal) } : nothing;
   await keeper.removed(address);
+  return removed;
+}
+
+/** Undefined if there is no such backup. */
+async function findBackup(
+  address: BackupAddress,
+  store: ObjectStore,
+  prefix: string,
+  signal: AbortSignal,
+): Promise<FoundBackup | undefined> {
+  const stored = await unlessMissing(() => store.read(manifestKey(prefix, address), signal));
+  if (!stored) return undefined;
+  const manifest = await unlessCode(['bad-manifest'], () => parseManifest(stored.body, address));
+  return { manifest, etag: stored.etag };
 }
 
 async function identityOf(

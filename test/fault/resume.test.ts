@@ -377,6 +377,32 @@ describe('a manifest whose request arrives, but is not answered', { timeout: 600
     assert.deepEqual(await Array.fromAsync(store.list(archiveOf('c1', nameIn(answer)), never)), []);
     await assertClean(stack);
   });
+
+  it('… also if its worker died before it could record that it had sent it', async () => {
+    const { answer } = await (async () => {
+      await using first = await unanswered();
+      await first.worker.kill('SIGKILL');
+      return first;
+    })();
+    await using s3 = await startProxy({ target: { port: Number(new URL(stack.s3.endpoint).port) } });
+    await s3.refuse();
+    assert.equal((await stack.stow.request('DELETE', answer.body.operation)).status, 200);
+    await using second = await startWiredWorker(stack, {
+      s3: { endpoint: `http://127.0.0.1:${s3.port}`, attempts: 2 },
+    });
+    await until(
+      () => second.log(),
+      (log) => /"(not undone yet|left behind)"/.test(linesOf(log, answer)),
+    );
+    await s3.heal();
+    const ended = await until(
+      () => operationOf(stack, answer),
+      ({ status_code }) => status_code >= 200,
+    );
+    assert.equal(ended.status, 'Cancelled');
+    assert.deepEqual(await Array.fromAsync(store.list(archiveOf('c1', nameIn(answer)), never)), []);
+    await assertClean(stack);
+  });
 });
 
 /** As S3 writes it: base64 of four bytes, the highest first. */

@@ -75,8 +75,8 @@ describe('a bucket with Object Lock', { timeout: 600_000 }, () => {
     return begun.body.metadata.name;
   }
   const retention = (name: string) => store.getObjectRetention(bucket, key(name));
-  const hold = async (name: string) => {
-    const held = await store.getObjectLegalHold(bucket, key(name)).catch((error) => {
+  const hold = async (name: string, ...version: { versionId: string }[]) => {
+    const held = await store.getObjectLegalHold(bucket, key(name), ...version).catch((error) => {
       if (error.code !== 'NoSuchObjectLockConfiguration') throw error;
       return { Status: 'OFF' };
     });
@@ -137,8 +137,14 @@ describe('a bucket with Object Lock', { timeout: 600_000 }, () => {
     const { pinned, held } = await show(name);
     assert.deepEqual([pinned, held], [true, true]);
     assertError(await stack.stow.request('DELETE', path(name)), 409, /is pinned; it was not deleted/);
+    assert.equal((await stack.stow.request('PATCH', path(name), { body: { notes: 'x' } })).status, 200);
     assert.equal((await cli('unpin', 'c1', name)).status, 0);
     assert.deepEqual([await hold(name), await hold(`${name}.manifest.json`)], ['OFF', 'OFF']);
+    // A lifecycle rule removes no old version that is held.
+    const listed = store.listObjects(bucket, key(`${name}.manifest.json`), true, { IncludeVersion: true });
+    const versions: { versionId: string }[] = await Array.fromAsync(listed);
+    assert.equal(versions.length, 4);
+    for (const version of versions) assert.equal(await hold(`${name}.manifest.json`, version), 'OFF');
     const deleted = await cli('delete', 'c1', name);
     assert.equal(deleted.stdout, `c1/${name} is deleted\n`);
     assert.match(deleted.stderr, /KiB|MiB are not free yet: the bucket keeps old versions until a lifecycle rule/);

@@ -1,4 +1,4 @@
-/** Uploads, adoptions and deletions that lose their lease while they remove objects: another process may have stored others under the same names. */
+/** Uploads that lose their lease while they remove objects: another process may have stored others under the same names. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { SlotMemory } from '../../services/archive/slotMemory.ts';
@@ -9,15 +9,11 @@ import { LxstowError } from '../../services/contract/errors.ts';
 import type { BackupAddress, Manifest, Operation } from '../../services/contract/schemas.ts';
 import type { Leases } from '../../services/coordination/leases.ts';
 import { Intake, type IntakeTools } from '../../services/intake/intake.ts';
-import type { Attempt } from '../../services/operations/attempt.ts';
-import { removeBackup } from '../../services/worker/remove.ts';
-import type { Tools } from '../../services/worker/tools.ts';
 import { tarOf } from '../lab/tar.ts';
 
 const id = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
 const place = { remote: 'local', project: 'default', instance: 'c1' };
 const name = 'backup_2022-02-17-09-3329.tar';
-const archive = `local/default/c1/${name}`;
 
 function lease() {
   const lost = new AbortController();
@@ -84,7 +80,7 @@ describe('an upload whose lease is lost', () => {
       ...{ prefix: '', name: 'gateway', store, operations, catalog, heartbeatMs: 60_000, log },
       threads: { digest: async () => ({ sha256: 'a'.repeat(64), crc32: 'AAAAAA==' }) },
       cancels: { on: () => ({ [Symbol.dispose]() {} }) },
-      leases: { acquire: async () => taken } as unknown as Leases,
+      leases: { acquire: async () => taken, holder: async () => undefined } as unknown as Leases,
       reservations: {
         ...{ takeNext: async () => name, release: async () => undefined },
         keep: () => ({ [Symbol.dispose]() {} }),
@@ -110,40 +106,5 @@ describe('an upload whose lease is lost', () => {
 
   it('interrupts a removal that the store has not answered', async () => {
     assert.deepEqual(await removed('remove'), []);
-  });
-});
-
-describe('a deletion whose lease is lost', () => {
-  it('leaves the archive to the next worker: another backup may have its name by then', async () => {
-    const { taken, lose } = lease();
-    const removals: string[] = [];
-    const attempt = {
-      ...{
-        signal: new AbortController().signal,
-        assertOwned: () => taken.assertHeld(),
-        checkpoint: async () => undefined,
-      },
-      claim: async () => ({ [Symbol.asyncDispose]: taken.release }),
-    } as unknown as Attempt;
-    const tools = {
-      store: {
-        read: async () => ({ body: Buffer.from('{}'), etag: 'm' }),
-        stat: async () => ({ etag: 'e', size: 1 }),
-        remove: async (key: string) => {
-          removals.push(key);
-          lose();
-        },
-      },
-      ...{
-        leasesBucket: { keys: async () => [] },
-        config: { s3: { prefix: '' } },
-        keeper: { removed: async () => undefined },
-      },
-    } as unknown as Tools;
-    await assert.rejects(
-      removeBackup({ ...place, backup: name }, attempt, tools, () => undefined),
-      { code: 'lease-lost' },
-    );
-    assert.deepEqual(removals, [`${archive}.manifest.json`]);
   });
 });

@@ -218,6 +218,16 @@ describe('a job that comes from the queue while S3 is away', () => {
     assert.equal((await paused(begun, 'free', now.getTime() - 1000))?.attempt, 1);
   });
 
+  it('may have its manifest stored, if its worker did not record how it ended', async () => {
+    const left = { ...begun, checkpoint: { lxdBackup: 'l' } };
+    const expected = { lxdBackup: 'l', manifestSent: true };
+    assert.deepEqual((await paused(left, 'free'))?.checkpoint, expected);
+    assert.deepEqual(begin(left, 'next', now).checkpoint, expected);
+    assert.deepEqual(begin({ ...left, status: 'Cancelling', status_code: 104 }, 'next', now).checkpoint, expected);
+    const { owner: _, ...recorded } = { ...left, status: 'Pending', status_code: 105 } as const;
+    assert.deepEqual(begin(recorded, 'next', now).checkpoint, { lxdBackup: 'l' });
+  });
+
   it('is left alone while another worker is at it', async () => {
     assert.equal(await paused(begun, 'held'), undefined);
   });

@@ -313,6 +313,23 @@ describe('a store with retries', () => {
     await assert.rejects(store.probe(controller.signal), (error) => error === reason);
   });
 
+  it('does not try again if it stood still in the pause, and is told to end by another timer that is due', async (t) => {
+    const controller = new AbortController();
+    const reason = new LxstowError('lease-lost', 'it was not renewed in time');
+    const faulty = new FaultyStore([{ fail: 'remove', times: 9, with: 's3-unavailable' }]);
+    const store = retrying(faulty, { attempts: 9, firstDelayMs: 1 });
+    const { setTimeout: set } = globalThis;
+    t.mock.method(globalThis, 'setTimeout', (run: () => void, ms: number) => {
+      const timer = set(run, ms);
+      set(() => controller.abort(reason), ms + 1);
+      const until = performance.now() + ms + 20;
+      while (performance.now() < until);
+      return timer;
+    });
+    await assert.rejects(store.remove('key', controller.signal), (error) => error === reason);
+    assert.deepEqual(faulty.calls, ['remove']);
+  });
+
   it('waits 0.2 to 0.4 s before the second try', async () => {
     const store = retrying(new FaultyStore([{ fail: 'probe', with: 's3-unavailable' }]), { attempts: 2 });
     const begun = performance.now();

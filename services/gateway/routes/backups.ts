@@ -158,7 +158,9 @@ async function changeBackup(parts: GatewayParts, request: Request, response: Res
       const { tags, notes } = isPut ? { tags: {}, notes: '' } : stored.manifest.backup;
       const merged = Object.entries({ ...tags, ...wanted.tags }).filter(([, value]) => isPut || value !== null);
       return {
-        tags: check('names.json#/$defs/tags', Object.fromEntries(merged), 'body: tags'),
+        ...((isPut || wanted.tags) && {
+          tags: check('names.json#/$defs/tags', Object.fromEntries(merged), 'body: tags'),
+        }),
         ...((wanted.notes ?? notes) ? { notes: wanted.notes ?? notes ?? '' } : {}),
         ...pinOf(wanted, stored.manifest.backup),
       };
@@ -169,7 +171,7 @@ async function changeBackup(parts: GatewayParts, request: Request, response: Res
   sync(response, showStored(manifest));
 }
 
-/** A held backup is pinned, and is released by an unpin. */
+/** A held backup is pinned, and is released by an unpin. `held`: false if the request ends a hold. */
 function pinOf(
   wanted: Pick<UpdateBackupBody, 'pinned' | 'held'>,
   now: Pick<ManifestBackup, 'pinned' | 'held'>,
@@ -180,7 +182,7 @@ function pinOf(
       'held: a held backup is always pinned: set pinned to true, or leave pinned out',
     );
   const held = wanted.held ?? (wanted.pinned !== false && now.held);
-  return { ...((held || (wanted.pinned ?? now.pinned)) && { pinned: true }), ...(held && { held: true }) };
+  return { ...((held || (wanted.pinned ?? now.pinned)) && { pinned: true }), ...(held !== undefined && { held }) };
 }
 
 async function makeBackup(parts: GatewayParts, request: Request, response: Response): Promise<void> {

@@ -15,7 +15,7 @@ export interface DeletedObject {
   size: number;
 }
 
-/** For a key: its marker, if that is the newest entry, and the newest object. */
+/** Of a key: a marker, and an object. */
 interface Seen {
   marker?: Xml;
   object?: Xml;
@@ -28,29 +28,44 @@ export async function* deletedObjects(
   signal: AbortSignal,
 ): AsyncGenerator<DeletedObject> {
   const seen = new Map<string, Seen>();
-  let markers: Record<string, string> = {};
-  for (;;) {
-    const query = { versions: '', 'encoding-type': 'url', prefix, ...markers };
-    const page = await s3.ask('ListVersionsResult', { method: 'GET', query, signal });
-    const keyOf = (entry: Xml) => decoded(word(entry, 'Key'), page.EncodingType === 'url');
-    for (const entry of (page.DeleteMarker ?? []) as Xml[])
-      if (entry.IsLatest === 'true') seen.set(keyOf(entry), { ...seen.get(keyOf(entry)), marker: entry });
-    for (const entry of (page.Version ?? []) as Xml[]) {
-      const known = seen.get(keyOf(entry));
-      if (!known?.object || word(entry, 'LastModified') > word(known.object, 'LastModified'))
-        seen.set(keyOf(entry), { ...known, object: entry });
-    }
-    if (page.IsTruncated !== 'true') break;
-    markers = {
-      'key-marker': decoded(word(page, 'NextKeyMarker'), page.EncodingType === 'url'),
-      'version-id-marker': word(page, 'NextVersionIdMarker'),
-    };
+  for await (const { key, marker, object } of entriesUnder(s3, prefix, signal)) {
+    const known = seen.get(key);
+    if (marker?.IsLatest === 'true') seen.set(key, { ...known, marker });
+    if (object && (!known?.object || word(object, 'LastModified') > word(known.object, 'LastModified')))
+      seen.set(key, { ...known, object });
   }
   for (const [key, { marker, object }] of seen) {
     if (!marker || !object) continue;
     const hidden = { version: word(object, 'VersionId'), etag: bare(word(object, 'ETag')) };
     const size = Number(word(object, 'Size'));
     yield { key, marker: word(marker, 'VersionId'), deleted: word(marker, 'LastModified'), ...hidden, size };
+  }
+}
+
+/** Yields the ids of an object's old versions. Throws s3-denied without the right s3:ListBucketVersions. */
+export async function* oldVersions(s3: S3Connection, key: string, signal: AbortSignal): AsyncGenerator<string> {
+  for await (const { key: found, object } of entriesUnder(s3, key, signal))
+    if (found === key && object && object.IsLatest !== 'true') yield word(object, 'VersionId');
+}
+
+/** Yields each version, as `object`, and each delete marker under a prefix. */
+async function* entriesUnder(
+  s3: S3Connection,
+  prefix: string,
+  signal: AbortSignal,
+): AsyncGenerator<Seen & { key: string }> {
+  let markers: Record<string, string> = {};
+  for (;;) {
+    const query = { versions: '', 'encoding-type': 'url', prefix, ...markers };
+    const page = await s3.ask('ListVersionsResult', { method: 'GET', query, signal });
+    const keyOf = (entry: Xml) => decoded(word(entry, 'Key'), page.EncodingType === 'url');
+    for (const marker of (page.DeleteMarker ?? []) as Xml[]) yield { key: keyOf(marker), marker };
+    for (const object of (page.Version ?? []) as Xml[]) yield { key: keyOf(object), object };
+    if (page.IsTruncated !== 'true') return;
+    markers = {
+      'key-marker': decoded(word(page, 'NextKeyMarker'), page.EncodingType === 'url'),
+      'version-id-marker': word(page, 'NextVersionIdMarker'),
+    };
   }
 }
 

@@ -13,7 +13,7 @@ import { ArchiveUpload } from './archiveUpload.ts';
 import { begin, resume, uploadOptions } from './begin.ts';
 import type { BackupStart, SentPart } from './checkpoint.ts';
 import { type Sent, sendArchive, storedBytes } from './sendArchive.ts';
-import { assertNoLeftoverArchive, isDone, settleName } from './settleName.ts';
+import { assertNoLeftoverArchive, assertNotBeingDeleted, isDone, settleName } from './settleName.ts';
 import { Filled } from './stagingRoom.ts';
 import { inTime, removeTraces, tidy } from './traces.ts';
 import { adviseOnZeros } from './zeros.ts';
@@ -30,6 +30,7 @@ export async function runBackup(job: JobOf<'backup'>, attempt: Attempt, tools: T
   // For a name that is made from the operation's time, the store shows at the end whether the name is free.
   if (!isFree) {
     if (await isDone(address, attempt, tools)) return unlessFailed(removeTraces(job, attempt, tools), attempt);
+    await assertNotBeingDeleted(address, attempt, tools);
     await assertNoLeftoverArchive(address, attempt, tools);
   }
 

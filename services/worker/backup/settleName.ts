@@ -6,6 +6,7 @@ import { checkBackupName } from '../../contract/backupNames.ts';
 import { LxstowError, unlessMissing } from '../../contract/errors.ts';
 import type { BackupAddress, Compression } from '../../contract/schemas.ts';
 import type { JobOf } from '../../jobs/jobs.ts';
+import { claimKey, removal } from '../../nats/bucketKeys.ts';
 import type { Attempt } from '../../operations/attempt.ts';
 import type { Tools } from '../tools.ts';
 import { removeOwnManifest } from './traces.ts';
@@ -58,6 +59,20 @@ export async function isDone(address: BackupAddress, attempt: Attempt, tools: To
   await store.flush(attempt.signal);
   await keeper.made(address, manifest, { operation });
   return true;
+}
+
+/**
+ * Throws instance-busy while a backup of this name is being deleted: the deletion could remove the new archive. Backup and deletion each write their
+ * reservation or claim before they look for the other's, so at least one of them sees the other.
+ */
+export async function assertNotBeingDeleted(
+  { backup, ...place }: BackupAddress,
+  attempt: Attempt,
+  { leases }: Tools,
+): Promise<void> {
+  // An earlier attempt has looked.
+  if (attempt.operation.checkpoint || !(await leases.holder(claimKey(place, backup, removal)))) return;
+  throw new LxstowError('instance-busy', `backup ${place.instance}/${backup} is being deleted`);
 }
 
 /** Throws conflict if another operation has left an archive without its manifest under this name. Otherwise this would be noticed only after everything was sent. */

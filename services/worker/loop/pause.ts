@@ -7,7 +7,7 @@ import type { Delivery } from '../../jobs/deliveries.ts';
 import { instanceLeaseKey } from '../../nats/bucketKeys.ts';
 import type { Nats } from '../../nats/connection.ts';
 import { onlyDeletes } from '../../nats/streams.ts';
-import { amend, requeue } from '../../operations/operation.ts';
+import { amend, requeue, takenOver } from '../../operations/operation.ts';
 import type { Stored } from '../../operations/operationStore.ts';
 import { describeOutage } from '../../outages/outage.ts';
 import type { Gate } from '../../outages/outages.ts';
@@ -33,7 +33,8 @@ export async function pause(
     await tools.operations.update(amend(operation, { metadata, waiting_since }, now), revision);
   } else if (operation.status === 'Running' && (await isAbandoned(operation, tools))) {
     // The worker of the last attempt has died, or could not record how the attempt ended. From now on, the job waits like all others.
-    const back = requeue(operation, 'the worker of the last attempt is gone', now, !isCutByNats(operation, tools.nats));
+    const why = 'the worker of the last attempt is gone';
+    const back = requeue(takenOver(operation), why, now, !isCutByNats(operation, tools.nats));
     const metadata = { ...back.metadata, waiting_for };
     await tools.operations.update({ ...back, metadata, waiting_since }, revision);
   }
