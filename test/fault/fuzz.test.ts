@@ -21,7 +21,7 @@ const longestQueueMs = 180_000;
 /** What a process may grow by over hundreds of cases, garbage that is not collected yet included. */
 const allowedGrowthBytes = 200 * 1024 * 1024;
 
-describe('anything at all', { timeout: Math.max(900_000, numRuns * 1000) }, () => {
+describe('anything at all', { timeout: Math.max(1_800_000, numRuns * 1000) }, () => {
   let stack: Stack;
   let files: Map<string, string>;
   let nats: NatsConnection;

@@ -21,7 +21,7 @@ import {
 const mib = 1024 * 1024;
 const quickly = { worker: { slots: 1, lxdIdleTimeoutMs: 2500 }, s3: { idleTimeoutMs: 1500, attempts: 2 } };
 
-describe('a worker', { timeout: 600_000 + rounds * roundMs }, () => {
+describe('a worker', { timeout: 1_800_000 + rounds * roundMs }, () => {
   let stack: Stack;
   let files: Map<string, string>;
   before(async () => {

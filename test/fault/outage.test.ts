@@ -12,7 +12,7 @@ import { assertClean, linesOf, operationOf, reaches } from './workers.ts';
 const mib = 1024 * 1024;
 const small = ['c2', 'c3', 'c4'];
 
-describe('an outage', { timeout: 600_000 }, () => {
+describe('an outage', { timeout: 1_800_000 }, () => {
   let nats: LabNatsWithRoles;
   let stack: Stack;
   before(async () => {
@@ -135,7 +135,7 @@ describe('an outage', { timeout: 600_000 }, () => {
   });
 });
 
-describe('S3 that lets us read and list, but not write', { timeout: 600_000 }, () => {
+describe('S3 that lets us read and list, but not write', { timeout: 1_800_000 }, () => {
   it('has backups wait, without trying again and again, and they succeed when it does', async () => {
     await using s3 = await startS3({ name: 'denied', log: () => undefined, kind: 'seaweedfs' });
     const config = { worker: { slots: 2 }, s3: { attempts: 2 } };

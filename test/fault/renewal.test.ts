@@ -10,7 +10,7 @@ const expiryMs = 12_000;
 process.env.MINIO_API_STALE_UPLOADS_EXPIRY = `${expiryMs / 1000}s`;
 process.env.MINIO_API_STALE_UPLOADS_CLEANUP_INTERVAL = '2s';
 
-describe('an upload that grows old', { timeout: 600_000 }, () => {
+describe('an upload that grows old', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let files: Map<string, string>;
   before(async () => {

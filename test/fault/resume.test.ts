@@ -39,7 +39,7 @@ const slackBytes = 4 * mib;
 /** Larger than a message on this NATS, packed or not. */
 const note = randomBytes(150_000).toString('base64');
 
-describe('a worker that is killed in the middle of its upload', { timeout: 600_000 }, () => {
+describe('a worker that is killed in the middle of its upload', { timeout: 1_800_000 }, () => {
   const open = new AsyncDisposableStack();
   let stack: Stack;
   let store: ObjectStore;
@@ -172,7 +172,7 @@ async function openScene(name: string): Promise<Scene> {
   return { stack, store, files, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
-describe('an archive of one part, whose one request arrives, but is not answered', { timeout: 300_000 }, () => {
+describe('an archive of one part, whose one request arrives, but is not answered', { timeout: 1_800_000 }, () => {
   let scene: Scene;
   let stack: Stack;
   let store: ObjectStore;
@@ -251,7 +251,7 @@ describe('an archive of one part, whose one request arrives, but is not answered
   });
 });
 
-describe('a manifest whose request arrives, but is not answered', { timeout: 600_000 }, () => {
+describe('a manifest whose request arrives, but is not answered', { timeout: 1_800_000 }, () => {
   let scene: Scene;
   let stack: Stack;
   let store: ObjectStore;

@@ -150,7 +150,7 @@ export async function assertRestores(stack: Stack, instance: string, backup: str
 
 /** Fails when there is an instance of this name in LXD. */
 export async function assertNoInstance(stack: Stack, instance: string): Promise<void> {
-  const paths = await stack.lxd.get<string[]>('/1.0/instances', {}, AbortSignal.timeout(10_000));
+  const paths = await stack.lxd.get<string[]>('/1.0/instances', {}, AbortSignal.timeout(60_000));
   assert.ok(!paths.includes(`/1.0/instances/${instance}`), `LXD keeps ${instance}`);
 }
 

@@ -33,7 +33,7 @@ const inUserNamespace = {
     (await attempt('unshare', ['--user', '--map-user=54321', 'true'])).status !== 0 && 'there are no user namespaces',
 };
 
-describe('the command line', { timeout: 600_000 }, () => {
+describe('the command line', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let home: string;
   before(async () => {

@@ -24,7 +24,7 @@ const incus = await findIncus();
 const machines = onPath('lxc');
 const lxc5: Found = machines ? { path: machines } : { missing: 'there is no lxc on this machine' };
 
-describe('clients of LXD', { timeout: 600_000 }, () => {
+describe('clients of LXD', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let folder: LabFolder;
   let files: Map<string, string>;

@@ -28,7 +28,7 @@ const log = createLogger({ level: 'error', format: 'json' }, {});
 const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 1000 };
 const withLxc = { skip: !(await hasLxc()) && 'there is no lxc' };
 
-describe('events', { timeout: 600_000 }, () => {
+describe('events', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   /** A second gateway. */
   let other: Lxstow;

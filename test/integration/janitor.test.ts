@@ -33,7 +33,7 @@ const prefix = 'stow';
 /** As short as it may be: stale leases are told by it. */
 const leaseTtlMs = 1000;
 
-describe('the janitor', { timeout: 600_000 }, () => {
+describe('the janitor', { timeout: 1_800_000 }, () => {
   const open = new AsyncDisposableStack();
   let stack: Stack;
   let config: Config;

@@ -22,7 +22,7 @@ import { openStack, type Stack, until } from './stack.ts';
 const quiet = () => undefined;
 const config = { remotes: { other: {} } };
 
-describe('the API over NATS', { timeout: 600_000 }, () => {
+describe('the API over NATS', { timeout: 1_800_000 }, () => {
   let nats: LabNatsWithRoles;
   let stack: Stack;
   let second: Lxstow;

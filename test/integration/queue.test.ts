@@ -31,7 +31,7 @@ import { type Lab, openLab } from '../lab/lab.ts';
 import type { LabNats } from '../lab/nats.ts';
 import { until } from './stack.ts';
 
-const at = { timeout: 300_000 };
+const at = { timeout: 1_800_000 };
 const log = createLogger({ level: 'error', format: 'json' }, {});
 const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 100_000 };
 const config = (nats: Partial<Config['nats']> = {}, remotes: string[] = ['local']) =>

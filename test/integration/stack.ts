@@ -117,7 +117,7 @@ function clientOf({ endpoint, accessKey, secretKey }: LabS3): Client {
 }
 
 async function assertNothingLeft(lxd: LxdClient, client: Client, bucket: string): Promise<void> {
-  const signal = AbortSignal.timeout(10_000);
+  const signal = AbortSignal.timeout(60_000);
   const all = { recursion: '1', 'all-projects': 'true' };
   const instances = await lxd.get<{ name: string; project: string }[]>('/1.0/instances', all, signal);
   for (const { name, project } of instances) {
