@@ -23,6 +23,8 @@ describe('an outage', { timeout: 1_800_000 }, () => {
         // Slow enough for a lease to be lost amid an upload.
         worker: { slots: 2, leaseTtlMs: 3000, heartbeatMs: 1000, bandwidth: '8MiB' },
         s3: { attempts: 2, idleTimeoutMs: 2000 },
+        // One worker stands still, and does not answer.
+        gateway: { askTimeoutMs: 2000 },
       },
     });
     await stack.launch('c1', { dataMiB: 60 });
