@@ -38,7 +38,7 @@ async function bytesOf(store: ObjectStore, key: string): Promise<Buffer> {
 }
 
 for (const kind of serversHere)
-  describe(`the disk of ${s3Titles[kind]}`, { timeout: 300_000, skip }, () => {
+  describe(`the disk of ${s3Titles[kind]}`, { timeout: 1_800_000, skip }, () => {
     const { differs }: Server = servers[kind];
     let s3: LabS3;
     before(async () => {

@@ -343,12 +343,18 @@ export function lxdContract(
 
       it('that is deleted while it is written cannot be followed to its end', async () => {
         const backup = { name: 'deleted', optimized: false, instanceOnly: false };
-        const writing = await beginLxdBackup(lxd, at('large'), backup, { ...waiting, onProgress: () => undefined });
-        while (!(await lxdBackupExists(lxd, at('large'), 'deleted', signal)));
-        await deleteLxdBackup(lxd, at('large'), 'deleted', waiting);
-        await rejectsWith('not-found', writing.made);
-        const source = followExport(lxd, at('large'), writing, Number.POSITIVE_INFINITY);
-        await rejectsWith('not-found', source.fill(Buffer.alloc(1000), { signal }));
+        for (let round = 1; ; round++) {
+          const writing = await beginLxdBackup(lxd, at('large'), backup, { ...waiting, onProgress: () => undefined });
+          while (!(await lxdBackupExists(lxd, at('large'), 'deleted', signal)));
+          await deleteLxdBackup(lxd, at('large'), 'deleted', waiting);
+          const isWritten = await writing.made.then(Boolean, () => false);
+          // A fast LXD may have written all before that.
+          if (isWritten && round < 10) continue;
+          await rejectsWith('not-found', writing.made);
+          const source = followExport(lxd, at('large'), writing, Number.POSITIVE_INFINITY);
+          await rejectsWith('not-found', source.fill(Buffer.alloc(1000), { signal }));
+          return;
+        }
       });
 
       it('can be deleted after its export was broken off', async () => {

@@ -11,7 +11,7 @@ const mib = 1024 * 1024;
 
 const worker = { slots: 1, attempts: 2, lxdIdleTimeoutMs: 2000 };
 
-describe('an LXD whose export is read while it is written', { timeout: 600_000 }, () => {
+describe('an LXD whose export is read while it is written', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let lxd: LxdSimulator;
   let files: Map<string, string>;

@@ -16,7 +16,7 @@ const bodyLimitBytes = 10_000;
 /** Not the aim, which is 50 ms: only what no machine is to be blamed for. */
 const absurdMs = 1000;
 
-describe('more than can be done at once', { timeout: 600_000 }, () => {
+describe('more than can be done at once', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   before(async () => {
     process.env.LXSTOW_LAB_LXD = 'none';
@@ -58,13 +58,16 @@ describe('more than can be done at once', { timeout: 600_000 }, () => {
     assert.deepEqual((await operations()).map(({ id }) => id).sort(), before.map(({ id }) => id).sort());
     assertError(await stack.stow.request('GET', '/1.0/instances/c0/backups/second'), 404, /does not exist/);
 
+    const held = stack.simulator?.faults.next('backup', { hold: true }, { times: slots });
     await worker?.start();
+    await until(operations, (found) => found.filter(({ status }) => status === 'Running').length === slots);
+    held?.release();
     let most = 0;
     await until(operations, (found) => {
       most = Math.max(most, found.filter(({ status }) => status === 'Running').length);
       return found.every(({ status_code }) => status_code >= 200);
     });
-    assert.ok(most > 1 && most <= slots, `${most} at a time`);
+    assert.ok(most <= slots, `${most} at a time`);
     for (const answer of accepted) await succeeded(stack.stow, answer);
     // The name that was refused is free.
     await succeeded(stack.stow, await create('c0', 'second'));

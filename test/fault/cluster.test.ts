@@ -18,7 +18,7 @@ const wanted = { http: 14, published: 6 };
 /** A client that waits longer than this for a yes or a no was forgotten. */
 const longestAnswerMs = 25_000;
 
-describe('a NATS cluster of three', { timeout: 600_000 }, () => {
+describe('a NATS cluster of three', { timeout: 1_800_000 }, () => {
   let cluster: NatsCluster;
   let stack: Stack;
   before(async () => {
@@ -180,7 +180,7 @@ describe('a NATS cluster of three', { timeout: 600_000 }, () => {
   }
 });
 
-describe('a gateway whose NATS falls silent amid a request', { timeout: 600_000 }, () => {
+describe('a gateway whose NATS falls silent amid a request', { timeout: 1_800_000 }, () => {
   let nats: LabNats;
   let wire: Wire;
   let stack: Stack;

@@ -23,7 +23,7 @@ const found = await findLxd(log);
 const skip =
   found.available && !process.env.LXSTOW_LAB_LXD_SOCKET ? false : 'no LXD of our own, so no small disks either';
 
-describe('a full disk', { timeout: 600_000, skip }, () => {
+describe('a full disk', { timeout: 1_800_000, skip }, () => {
   const owned = new AsyncDisposableStack();
   let lxd: LabLxd;
   let api: LxdClient;
@@ -53,7 +53,7 @@ describe('a full disk', { timeout: 600_000, skip }, () => {
   }
 
   async function lxdBackupsOf(instance: string): Promise<string[]> {
-    return api.get<string[]>(`/1.0/instances/${instance}/backups`, {}, AbortSignal.timeout(10_000));
+    return api.get<string[]>(`/1.0/instances/${instance}/backups`, {}, AbortSignal.timeout(60_000));
   }
 
   const operationOf = async (answer: Answer): Promise<Operation> =>
@@ -115,7 +115,7 @@ describe('a full disk', { timeout: 600_000, skip }, () => {
     );
     assert.equal(code, 'lxd-failed');
     assert.match(err, /LXD \(local\): .*(No space left on device|no space left|quota)/i);
-    const instances = await api.get<string[]>('/1.0/instances', {}, AbortSignal.timeout(10_000));
+    const instances = await api.get<string[]>('/1.0/instances', {}, AbortSignal.timeout(60_000));
     assert.deepEqual(instances, ['/1.0/instances/c1']);
     await rm(filler);
     await run('btrfs', ['subvolume', 'sync', pool]);

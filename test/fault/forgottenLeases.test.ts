@@ -19,7 +19,7 @@ import type { LabNats } from '../lab/nats.ts';
 const ttlMs = 3000;
 const address = { remote: 'local', project: 'default', instance: 'c1' };
 
-describe('a lease that NATS has forgotten to end', { timeout: 600_000 }, () => {
+describe('a lease that NATS has forgotten to end', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let nats: Nats;
   let bucket: Bucket;

@@ -22,7 +22,7 @@ const longestQueueMs = 180_000;
 /** What a process may grow by over hundreds of cases, garbage that is not collected yet included. */
 const allowedGrowthBytes = 200 * 1024 * 1024;
 
-describe('anything at all', { timeout: Math.max(900_000, numRuns * 1000) }, () => {
+describe('anything at all', { timeout: Math.max(1_800_000, numRuns * 1000) }, () => {
   let stack: Stack;
   let files: Map<string, string>;
   let nats: NatsConnection;
@@ -65,13 +65,10 @@ describe('anything at all', { timeout: Math.max(900_000, numRuns * 1000) }, () =
   /** Waits until no job waits and none is worked on. */
   async function queueIsEmpty(): Promise<void> {
     const jsm = await jetstreamManager(nats);
-    const begun = performance.now();
     await until(
       async () => (await jsm.streams.info('LXSTOW_JOBS', { subjects_filter: '>' })).state,
-      ({ messages, subjects }) => {
-        assert.ok(performance.now() - begun < longestQueueMs, `still queued: ${JSON.stringify(subjects)}`);
-        return messages === 0;
-      },
+      ({ messages }) => messages === 0,
+      longestQueueMs,
     );
   }
 

@@ -94,7 +94,7 @@ describe('kill -9', { timeout: 120_000 + rounds * roundMs }, () => {
 });
 
 describe('a worker that stands still for longer than its lease (SIGSTOP), and then goes on', {
-  timeout: 600_000,
+  timeout: 1_800_000,
 }, () => {
   let stack: Stack;
   let files: Map<string, string>;

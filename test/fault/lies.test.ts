@@ -36,7 +36,7 @@ const mib = 1024 * 1024;
 
 const worker = { slots: 1, attempts: 2, lxdIdleTimeoutMs: 2000, sendAheadMiB: 0 };
 
-describe('an LXD', { timeout: 600_000 }, () => {
+describe('an LXD', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let lxd: LxdSimulator;
   let files: Map<string, string>;
@@ -187,7 +187,7 @@ describe('an LXD', { timeout: 600_000 }, () => {
         await second.reached;
         first.release();
         await until(
-          () => stack.lxd.get<{ running?: string[] }>('/1.0/operations', {}, AbortSignal.timeout(10_000)),
+          () => stack.lxd.get<{ running?: string[] }>('/1.0/operations', {}, AbortSignal.timeout(60_000)),
           ({ running = [] }) => running.length === 1,
         );
         second.release();
@@ -368,7 +368,7 @@ describe('an LXD', { timeout: 600_000 }, () => {
 
   const replace = () => stack.stow.request('POST', `/1.0/instances/c1/backups/${good}`, { body: { replace: true } });
   const statusOf = async (name: string) =>
-    (await stack.lxd.get<{ status: string }>(`/1.0/instances/${name}`, {}, AbortSignal.timeout(10_000))).status;
+    (await stack.lxd.get<{ status: string }>(`/1.0/instances/${name}`, {}, AbortSignal.timeout(60_000))).status;
 
   it('that fails to rename the new instance in, amid a replace: the old one is back, and runs', async () => {
     lxd.faults.next('POST /1.0/instances/*', { status: 500, error: 'database is locked' }, { after: 1 });
@@ -404,7 +404,7 @@ describe('an LXD', { timeout: 600_000 }, () => {
       new RegExp(`could not be deleted yet; it is ${old}: .*dataset is busy`),
     );
     assert.equal(await statusOf(old), 'Stopped');
-    await stack.lxd.call({ method: 'DELETE', path: `/1.0/instances/${old}`, signal: AbortSignal.timeout(10_000) });
+    await stack.lxd.call({ method: 'DELETE', path: `/1.0/instances/${old}`, signal: AbortSignal.timeout(60_000) });
   });
 
   it('whose operation is cancelled between two attempts: what the first has left is removed before it says so', async () => {

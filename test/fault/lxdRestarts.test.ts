@@ -11,7 +11,7 @@ const found = await findLxd(() => undefined);
 const skip =
   found.available && !process.env.LXSTOW_LAB_LXD_SOCKET ? false : 'no LXD of our own, so none to start again';
 
-describe('an LXD that is started again', { timeout: 600_000, skip }, () => {
+describe('an LXD that is started again', { timeout: 1_800_000, skip }, () => {
   let stack: Stack;
   let good: string;
   before(async () => {

@@ -12,7 +12,7 @@ import { assertClean, linesOf, operationOf, reaches } from './workers.ts';
 const mib = 1024 * 1024;
 const small = ['c2', 'c3', 'c4'];
 
-describe('an outage', { timeout: 600_000 }, () => {
+describe('an outage', { timeout: 1_800_000 }, () => {
   let nats: LabNatsWithRoles;
   let stack: Stack;
   before(async () => {
@@ -23,6 +23,8 @@ describe('an outage', { timeout: 600_000 }, () => {
         // Slow enough for a lease to be lost amid an upload.
         worker: { slots: 2, leaseTtlMs: 3000, heartbeatMs: 1000, bandwidth: '8MiB' },
         s3: { attempts: 2, idleTimeoutMs: 2000 },
+        // One worker stands still, and does not answer.
+        gateway: { askTimeoutMs: 2000 },
       },
     });
     await stack.launch('c1', { dataMiB: 60 });
@@ -135,7 +137,7 @@ describe('an outage', { timeout: 600_000 }, () => {
   });
 });
 
-describe('S3 that lets us read and list, but not write', { timeout: 600_000 }, () => {
+describe('S3 that lets us read and list, but not write', { timeout: 1_800_000 }, () => {
   it('has backups wait, without trying again and again, and they succeed when it does', async () => {
     await using s3 = await startS3({ name: 'denied', log: () => undefined, kind: 'seaweedfs' });
     const config = { worker: { slots: 2 }, s3: { attempts: 2 } };

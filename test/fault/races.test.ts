@@ -14,7 +14,7 @@ const rounds = (count: number) =>
   Array.from({ length: count * Number(process.env.LXSTOW_LAB_RACE_FACTOR ?? 1) }, (_, i) => i);
 const quiet = () => undefined;
 
-describe('at the same time', { timeout: 900_000 }, () => {
+describe('at the same time', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   /** A second gateway of the same NATS and bucket: clients need not have asked the same one. */
   let other: Lxstow;

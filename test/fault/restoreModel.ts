@@ -115,7 +115,7 @@ function assertGivenWay(world: World, now: Instance | undefined, operation: Oper
 
 /** Each scenario, with all acts and events at each call. */
 export function model(title: string, scenarios: Scenario[]): void {
-  describe(title, { timeout: 600_000 }, () => {
+  describe(title, { timeout: 1_800_000 }, () => {
     let shared: Shared;
     before(async () => {
       shared = await openShared();

@@ -39,7 +39,7 @@ const slackBytes = 4 * mib;
 /** Larger than a message on this NATS, packed or not. */
 const note = randomBytes(150_000).toString('base64');
 
-describe('a worker that is killed in the middle of its upload', { timeout: 600_000 }, () => {
+describe('a worker that is killed in the middle of its upload', { timeout: 1_800_000 }, () => {
   const open = new AsyncDisposableStack();
   let stack: Stack;
   let store: ObjectStore;
@@ -172,7 +172,7 @@ async function openScene(name: string): Promise<Scene> {
   return { stack, store, files, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
-describe('an archive of one part, whose one request arrives, but is not answered', { timeout: 300_000 }, () => {
+describe('an archive of one part, whose one request arrives, but is not answered', { timeout: 1_800_000 }, () => {
   let scene: Scene;
   let stack: Stack;
   let store: ObjectStore;
@@ -251,7 +251,7 @@ describe('an archive of one part, whose one request arrives, but is not answered
   });
 });
 
-describe('a manifest whose request arrives, but is not answered', { timeout: 600_000 }, () => {
+describe('a manifest whose request arrives, but is not answered', { timeout: 1_800_000 }, () => {
   let scene: Scene;
   let stack: Stack;
   let store: ObjectStore;
@@ -304,12 +304,18 @@ describe('a manifest whose request arrives, but is not answered', { timeout: 600
   }
 
   /** Lets another worker remove the archive and begin to send its own, which gets no further. */
-  async function sendsItsOwn({ wires: { s3 } }: WiredWorker, answer: Answer): Promise<void> {
-    s3.after('up', 100_000, () => s3.stall());
+  async function sendsItsOwn(answer: Answer): Promise<WiredWorker> {
+    await using opening = new AsyncDisposableStack();
+    // It may take the job before it is known to be ready.
+    const worker = opening.use(
+      await startWiredWorker(stack, {}, ({ s3 }) => s3.after('up', 100_000, () => s3.stall())),
+    );
     await until(
       () => present(archiveOf('c1', nameIn(answer))),
       (found) => found === undefined,
     );
+    opening.move();
+    return worker;
   }
 
   async function assertBackedUp(answer: Answer): Promise<void> {
@@ -322,8 +328,7 @@ describe('a manifest whose request arrives, but is not answered', { timeout: 600
   it('is not believed when it arrives after its archive was removed, and the next worker has died, too', async () => {
     const { answer, arrive } = await onItsWay();
     {
-      await using second = await startWiredWorker(stack);
-      await sendsItsOwn(second, answer);
+      await using second = await sendsItsOwn(answer);
       await arrive();
       await second.kill('SIGKILL');
     }
@@ -333,8 +338,7 @@ describe('a manifest whose request arrives, but is not answered', { timeout: 600
 
   it('gives way to that of the next worker', async () => {
     const { answer, arrive } = await onItsWay();
-    await using second = await startWiredWorker(stack);
-    await sendsItsOwn(second, answer);
+    await using second = await sendsItsOwn(answer);
     await arrive();
     await second.wires.s3.heal();
     await assertBackedUp(answer);

@@ -13,7 +13,7 @@ import { openScheduleStack, type ScheduleStack } from '../integration/scheduleSt
 import { type Stack, until } from '../integration/stack.ts';
 import { type Lxstow, startLxstow } from '../lab/lxstow.ts';
 
-describe('schedules whose gateways die', { timeout: 600_000 }, () => {
+describe('schedules whose gateways die', { timeout: 1_800_000 }, () => {
   let world: ScheduleStack;
   let stack: Stack;
   let other: Lxstow;

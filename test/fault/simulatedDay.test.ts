@@ -38,8 +38,8 @@ describe('S3 that is away', { timeout: 3_600_000, skip }, () => {
         async () => (await stack.stow.request('GET', answer.body.operation)).body.metadata,
         ({ status }) => status === 'Failure',
       );
-    for (const instance of await stack.lxd.get<string[]>('/1.0/instances', {}, AbortSignal.timeout(10_000)))
-      assert.deepEqual(await stack.lxd.get(`${instance}/backups`, {}, AbortSignal.timeout(10_000)), []);
+    for (const instance of await stack.lxd.get<string[]>('/1.0/instances', {}, AbortSignal.timeout(60_000)))
+      assert.deepEqual(await stack.lxd.get(`${instance}/backups`, {}, AbortSignal.timeout(60_000)), []);
     await queue.start('s3');
     assert.match(await queue.sendAgain(), /^10 dead letters queued again$/m);
   });

@@ -20,7 +20,7 @@ import {
 
 const impatient = { worker: { attempts: 2 }, s3: { attempts: 2 } };
 
-describe('what is stored', { timeout: 600_000 }, () => {
+describe('what is stored', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let files: Map<string, string>;
   before(async () => {

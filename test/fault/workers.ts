@@ -26,8 +26,15 @@ export interface WiredWorker extends Daemon, AsyncDisposable {
 
 type Sections = Record<string, object>;
 
-/** A worker of the stack's, with the stack's configuration and `config` over it, that reaches everything through proxies. */
-export async function startWiredWorker(stack: Stack, config: Sections = {}): Promise<WiredWorker> {
+/**
+ * A worker of the stack's, with the stack's configuration and `config` over it, that reaches everything through proxies. `prepare` is called
+ * before it starts: it may take a job before this function returns.
+ */
+export async function startWiredWorker(
+  stack: Stack,
+  config: Sections = {},
+  prepare: (wires: Wires) => void = () => undefined,
+): Promise<WiredWorker> {
   await using opening = new AsyncDisposableStack();
   const folder = opening.use(await openFolder('wired-worker', () => undefined));
   const base = JSON.parse(await readFile(stack.stow.configFile, 'utf8')) as Sections;
@@ -47,6 +54,7 @@ export async function startWiredWorker(stack: Stack, config: Sections = {}): Pro
   };
   const configFile = join(folder.path, 'lxstow.json');
   await writeFile(configFile, JSON.stringify([wired, config].reduce(merged, base), null, 2));
+  prepare(wires);
   const daemon = await startDaemon({
     command: process.execPath,
     args: [cli, '--config', configFile, 'worker'],
@@ -150,7 +158,7 @@ export async function assertRestores(stack: Stack, instance: string, backup: str
 
 /** Fails when there is an instance of this name in LXD. */
 export async function assertNoInstance(stack: Stack, instance: string): Promise<void> {
-  const paths = await stack.lxd.get<string[]>('/1.0/instances', {}, AbortSignal.timeout(10_000));
+  const paths = await stack.lxd.get<string[]>('/1.0/instances', {}, AbortSignal.timeout(60_000));
   assert.ok(!paths.includes(`/1.0/instances/${instance}`), `LXD keeps ${instance}`);
 }
 

@@ -51,7 +51,7 @@ const packed = 'backup_2022-06-01-10-0000';
 const moved = 'backup_2022-07-01-10-0000';
 const large = 'backup_2022-08-01-10-0000';
 
-describe("a bucket of lxmin's", { timeout: 600_000 }, () => {
+describe("a bucket of lxmin's", { timeout: 1_800_000 }, () => {
   const open = new AsyncDisposableStack();
   let stack: Stack;
   let lxmin: LabS3;

@@ -6,7 +6,7 @@ import { scriptedS3 } from '../fault/scriptedS3.ts';
 import { startS3 } from '../lab/s3.ts';
 import { assertError, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('a stored backup', { timeout: 600_000 }, () => {
+describe('a stored backup', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let name: string;
   before(async () => {
@@ -114,7 +114,7 @@ describe('a stored backup', { timeout: 600_000 }, () => {
   });
 });
 
-describe('a backup on a store without tags and checksum headers', { timeout: 600_000 }, () => {
+describe('a backup on a store without tags and checksum headers', { timeout: 1_800_000 }, () => {
   it('has its tags in the manifest, where they and notes are changed', async () => {
     await using owned = new AsyncDisposableStack();
     const s3 = owned.use(await startS3({ name: 'tagless', log: () => undefined }));

@@ -33,12 +33,12 @@ const inUserNamespace = {
     (await attempt('unshare', ['--user', '--map-user=54321', 'true'])).status !== 0 && 'there are no user namespaces',
 };
 
-describe('the command line', { timeout: 600_000 }, () => {
+describe('the command line', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let home: string;
   before(async () => {
     home = await mkdtemp(join(tmpdir(), 'lxstow-cli-'));
-    stack = await openStack('cli', { config: { gateway: { askTimeoutMs: 20_000 } } });
+    stack = await openStack('cli');
     await stack.launch('c1', { dataMiB: 8 });
     await stack.launch('c2', { dataMiB: 1 });
     const token = await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'tester']);

@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openImport } from '../../services/lxd/archives/imports.ts';
-import { type Found, findGoProgram, findIncus, findPylxd } from '../lab/clients.ts';
+import { type Found, findDrive, findIncus, findLxc, findPylxd } from '../lab/clients.ts';
 import { onPath } from '../lab/findPart.ts';
 import { type LabFolder, openFolder } from '../lab/folder.ts';
 import { openUserLxc, type UserLxc } from '../lab/lxc.ts';
@@ -15,16 +15,12 @@ import { run } from '../lab/run.ts';
 import { assertSame, openStack, type Stack } from './stack.ts';
 
 const driver = fileURLToPath(new URL('../clients/drive.py', import.meta.url));
-const [pylxd, go, lxc6] = await Promise.all([
-  findPylxd(),
-  findGoProgram('drive', '.'),
-  findGoProgram('lxc', 'github.com/canonical/lxd/lxc'),
-]);
+const [pylxd, go, lxc6] = await Promise.all([findPylxd(), findDrive(), findLxc()]);
 const incus = await findIncus();
 const machines = onPath('lxc');
 const lxc5: Found = machines ? { path: machines } : { missing: 'there is no lxc on this machine' };
 
-describe('clients of LXD', { timeout: 600_000 }, () => {
+describe('clients of LXD', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let folder: LabFolder;
   let files: Map<string, string>;

@@ -6,7 +6,7 @@ import type { LabLxd } from '../lab/lxd.ts';
 import { lxstow } from '../lab/lxstow.ts';
 import { assertSame, openStack, type Stack, succeeded } from './stack.ts';
 
-describe('a cluster', { timeout: 300_000 }, () => {
+describe('a cluster', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let lxd: LabLxd | undefined;
   let member: Member;

@@ -78,29 +78,36 @@ before(async () => {
 });
 after(() => server?.[Symbol.asyncDispose]());
 
-/** Has the running server know this user alone. */
+/** How often the server has logged this since it began. */
+async function logged(text: string): Promise<number> {
+  return (await readFile(join(server.dir, 'daemon.log'), 'utf8')).split(text).length - 1;
+}
+
+/** Has the running server know this user alone. Resolves when it does: while it reloads, it refuses logins that are right before and after. */
 async function reload(user: string, password: string, account?: Account): Promise<void> {
+  const reloads = () => logged('Reloaded server configuration');
+  const before = await reloads();
   const file = join(server.dir, 'nats.conf');
   const text = await readFile(file, 'utf8');
   await writeFile(file, text.replace(/^accounts \{.*?^\}/ms, users(user, password, account)));
   await server.kill('SIGHUP');
+  await until(reloads, (count) => count > before);
 }
 
 /** How many logins the server has refused since it began. */
-async function refusals(): Promise<number> {
-  return (await readFile(join(server.dir, 'daemon.log'), 'utf8')).split('authentication error').length - 1;
-}
+const refusals = () => logged('authentication error');
 
 /** Waits until the server has refused `more` logins more. */
 async function refused(more: number, before: number): Promise<void> {
   await until(refusals, (count) => count >= before + more);
 }
 
-const connected = (nats: Nats, is = true) =>
-  until(
-    async () => nats.connected,
-    (now) => now === is,
-  );
+const connected = (nats: Nats) => until(async () => nats.connected, Boolean);
+
+/** Called before what cuts the connection. The function that it returns waits until the connection was lost; it may be back by then. */
+function losing({ loss }: Nats): () => Promise<boolean> {
+  return () => until(async () => loss.aborted, Boolean);
+}
 
 it('is there again when a user that was missing for a while, and was refused several times, is back', at, async () => {
   const lines: string[] = [];
@@ -111,8 +118,9 @@ it('is there again when a user that was missing for a while, and was refused sev
   const deliveries = await Deliveries.open(nats, consumerName('local', 'transfer'), new AbortController().signal);
   const next = deliveries.next();
   const before = await refusals();
+  const lost = losing(nats);
   await reload('somebody', 'first');
-  await connected(nats, false);
+  await lost();
   await refused(4, before);
   await reload('lx', 'first');
   await connected(nats);
@@ -132,14 +140,16 @@ it('takes the password of now for each login', at, async () => {
   let password = 'first';
   await using nats = await connectNats(settings, 'test', log, { reread: () => ({ ...settings, password }) });
   const before = await refusals();
+  const lost = losing(nats);
   await reload('lx', 'second');
-  await connected(nats, false);
+  await lost();
   await refused(1, before);
   password = 'second';
   await connected(nats);
   password = 'first';
+  const lostAgain = losing(nats);
   await reload('lx', 'first');
-  await connected(nats, false);
+  await lostAgain();
   await connected(nats);
 });
 
@@ -150,8 +160,9 @@ it('goes on with the seed that it has while its file is half written', at, async
   const { user: _, password: __, ...others } = settings;
   await using nats = await connectNats({ ...others, nkey }, 'test', log);
   await writeFile(nkey, byKey.getSeed().subarray(0, 20));
+  const lost = losing(nats);
   await nats.connection.reconnect();
-  await connected(nats, false);
+  await lost();
   await connected(nats);
   assert.equal(nats.closed.aborted, false);
   await assert.rejects(connectNats({ ...others, nkey }, 'test', log), {

@@ -26,7 +26,7 @@ interface Letter {
   encoding: string;
 }
 
-describe('dead letters', { timeout: 600_000 }, () => {
+describe('dead letters', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('dead-letters', {
@@ -217,7 +217,7 @@ describe('dead letters', { timeout: 600_000 }, () => {
     await stack.s3.kill();
     assert.equal((await ended(idOf(uploading))).status, 'Failure');
     // Its copy in LXD has gone with it, though S3 is away.
-    assert.deepEqual(await stack.lxd.get('/1.0/instances/c2/backups', {}, AbortSignal.timeout(10_000)), []);
+    assert.deepEqual(await stack.lxd.get('/1.0/instances/c2/backups', {}, AbortSignal.timeout(60_000)), []);
     const ids = [randomUUID(), randomUUID()];
     for (const [index, id] of ids.entries())
       await publish(stack.nats.url, c1, JSON.stringify({ backup: `after-s3-${index}`, compression: 'none' }), id);

@@ -24,7 +24,7 @@ const noLxd = found.available ? false : found.reason;
 const missing = ['dpkg-deb', 'apt-get', 'chroot'].find((name) => !onPath(name));
 const skip = missing ? `there is no ${missing}` : process.getuid?.() !== 0 && 'a chroot needs root';
 
-describe('the Debian package', { skip, timeout: 600_000 }, () => {
+describe('the Debian package', { skip, timeout: 1_800_000 }, () => {
   let folder: LabFolder;
   let tree: string;
   let file: string;

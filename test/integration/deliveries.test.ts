@@ -20,7 +20,7 @@ const log = createLogger({ level: 'error', format: 'json' }, {});
 const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQueuedJobs: 1000 };
 const remotes = ['one', 'killed', 'twice', 'late', 'stopped', 'gone', 'acked'];
 
-describe('jobs and answers', { timeout: 600_000 }, () => {
+describe('jobs and answers', { timeout: 1_800_000 }, () => {
   let lab: Lab;
   let server: LabNats;
   let nats: Nats;

@@ -22,7 +22,7 @@ const found = process.env.LXSTOW_LAB_LXD_SOCKET
   : await findLxd(quiet, undefined, 'lxd');
 const skip = found.available ? false : found.reason;
 
-describe('when all else burned', { timeout: 600_000, skip }, () => {
+describe('when all else burned', { timeout: 1_800_000, skip }, () => {
   let s3: LabS3;
   let folder: LabFolder;
   let page: TypedPage;

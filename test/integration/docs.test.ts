@@ -133,7 +133,7 @@ it('each page with commands is typed, here or elsewhere', async () => {
   }
 });
 
-describe('the documents', { timeout: 600_000, skip }, () => {
+describe('the documents', { timeout: 1_800_000, skip }, () => {
   let machineFolder: LabFolder;
   let machine: Machine;
   let lxd: LabLxd;

@@ -62,7 +62,7 @@ accounts {
   EMPTY { jetstream: enabled, users: [{ user: empty, password: empty }] }
 }`;
 
-describe('lxstow doctor', { timeout: 600_000 }, () => {
+describe('lxstow doctor', { timeout: 1_800_000 }, () => {
   const opened = new AsyncDisposableStack();
   let [lab, nats, s3]: [Lab, LabNats, LabS3] = [] as never;
   let lxd: LabLxd | LxdSimulator;

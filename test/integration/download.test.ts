@@ -74,7 +74,7 @@ async function read(downloader: Downloader, url: string, step = 1000): Promise<B
   }
 }
 
-describe('a download', { timeout: 600_000 }, () => {
+describe('a download', { timeout: 1_800_000 }, () => {
   it('is the same bytes, whatever pieces they come in and are read in', async () => {
     const body = Buffer.from(Array.from({ length: 5000 }, (_, i) => i % 251));
     const whole = Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n\r\n`), body]);

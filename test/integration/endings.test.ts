@@ -6,7 +6,7 @@ import type { Answer } from '../lab/lxstow.ts';
 import { residentMiB } from '../lab/processes.ts';
 import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('an operation', { timeout: 600_000 }, () => {
+describe('an operation', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   before(async () => {
     // What LXD is still writing cannot be gone on from: fault/lies has that.
@@ -235,7 +235,7 @@ describe('an operation', { timeout: 600_000 }, () => {
       const all = await stack.lxd.get<{ name: string; status: string }[]>(
         '/1.0/instances',
         { recursion: '1' },
-        AbortSignal.timeout(10_000),
+        AbortSignal.timeout(60_000),
       );
       return all
         .filter((each) => each.name === name || each.name.startsWith('lxstow-'))

@@ -10,7 +10,7 @@ import { assertSame, failed, succeeded, until } from './stack.ts';
 const newer = engines.filter((engine) => engine !== 'lxd');
 const missing = await missingEngines();
 
-describe('each engine', { timeout: 600_000, concurrency: true }, () => {
+describe('each engine', { timeout: 1_800_000, concurrency: true }, () => {
   let all: Engines;
   before(async () => {
     all = await openEngines('engines', missing);

@@ -16,7 +16,7 @@ interface Received {
   whole: boolean;
 }
 
-describe('an export', { timeout: 600_000 }, () => {
+describe('an export', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let name: string;
   let stored: Buffer;

@@ -56,7 +56,7 @@ const backup = {
   location: 'local',
 };
 
-describe('what answers in place of a gateway', { timeout: 600_000 }, () => {
+describe('what answers in place of a gateway', { timeout: 1_800_000 }, () => {
   let home: string;
   let certificate: Certificate;
   let server: https.Server;

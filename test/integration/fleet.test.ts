@@ -26,7 +26,7 @@ import { assertError, openStack, type Stack, until } from './stack.ts';
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 const waiting = () => ({ signal: AbortSignal.timeout(60_000), idleTimeoutMs: 30_000 });
 
-describe('the state of each instance', { timeout: 300_000 }, () => {
+describe('the state of each instance', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let home: string;
   before(async () => {

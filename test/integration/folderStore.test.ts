@@ -26,7 +26,7 @@ const isThere = await findVersityGw(log).then(
   () => false,
 );
 
-describe('standalone over a folder', { timeout: 600_000, skip: isThere ? false : 'no VersityGW, and no Go' }, () => {
+describe('standalone over a folder', { timeout: 1_800_000, skip: isThere ? false : 'no VersityGW, and no Go' }, () => {
   let folder: LabFolder;
   let simulator: LxdSimulator;
   let disk: string;

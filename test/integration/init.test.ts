@@ -70,7 +70,7 @@ case "$1" in
   disable) kill "$(cat ~/unit.pid)"; while grep -qs . "/proc/$(cat ~/unit.pid)/cmdline"; do sleep 0.1; done ;;
 esac`;
 
-describe('lxstow init', { timeout: 600_000, skip }, () => {
+describe('lxstow init', { timeout: 1_800_000, skip }, () => {
   let folder: LabFolder;
   let machine: Machine;
   let lxd: LabLxd;

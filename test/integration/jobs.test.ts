@@ -14,7 +14,7 @@ import { type ScriptedS3, scriptedS3 } from '../fault/scriptedS3.ts';
 import { publish } from './publisher.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('jobs', { timeout: 600_000 }, () => {
+describe('jobs', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let s3: ScriptedS3;
   before(async () => {

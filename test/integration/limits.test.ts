@@ -7,7 +7,7 @@ import type { Answer } from '../lab/lxstow.ts';
 import type { Daemon } from '../lab/processes.ts';
 import { openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('limits', { timeout: 600_000 }, () => {
+describe('limits', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let s3: ScriptedS3;
   let socket: string;

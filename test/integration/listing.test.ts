@@ -17,7 +17,7 @@ const never = new AbortController().signal;
 /** More than it takes for an index. */
 const many = 80;
 
-describe('a list of many backups', { timeout: 600_000 }, () => {
+describe('a list of many backups', { timeout: 1_800_000 }, () => {
   let s3: LabS3;
   let store: ObjectStore & Disposable;
   let projects = 0;

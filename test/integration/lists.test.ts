@@ -33,7 +33,7 @@ const many = 1100;
 const errBytes = 8000;
 const projects = ['red', 'blue'];
 
-describe('long lists', { timeout: 600_000 }, () => {
+describe('long lists', { timeout: 1_800_000 }, () => {
   let lab: Lab;
   let stow: Lxstow;
   let nats: Nats;

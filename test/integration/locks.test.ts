@@ -19,7 +19,7 @@ const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url
 const bucket = 'locked';
 const dayMs = 86_400_000;
 
-describe('a bucket with Object Lock', { timeout: 600_000 }, () => {
+describe('a bucket with Object Lock', { timeout: 1_800_000 }, () => {
   let s3: LabS3;
   let stack: Stack;
   let home: string;

@@ -34,7 +34,7 @@ function sample(text: string, name: string, labels: Labels = {}): number | undef
 
 const namesIn = (text: string) => [...new Set(text.match(/\b(lxstow|nodejs|process)_\w+/g) ?? [])];
 
-describe('metrics', { timeout: 600_000 }, () => {
+describe('metrics', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('metrics', {

@@ -27,7 +27,7 @@ import { assertSame, openStack, type Stack, succeeded, until } from './stack.ts'
 
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
-describe("nats.conf's users", { timeout: 600_000 }, () => {
+describe("nats.conf's users", { timeout: 1_800_000 }, () => {
   let nats: LabNatsWithRoles;
   let stack: Stack;
   let receiver: Receiver;

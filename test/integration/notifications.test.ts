@@ -21,7 +21,7 @@ const key = randomBytes(32);
 const secret = `whsec_${key.toString('base64')}`;
 const token = 'T0-hush-hush';
 
-describe('notifications', { timeout: 600_000 }, () => {
+describe('notifications', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let s3: ScriptedS3;
   let receiver: Receiver;

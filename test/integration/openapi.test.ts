@@ -13,7 +13,7 @@ const values: Record<string, string> = {
   fingerprint: 'ab'.repeat(32),
 };
 
-describe('the description of the API', { timeout: 600_000 }, () => {
+describe('the description of the API', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('openapi');

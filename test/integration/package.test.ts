@@ -12,7 +12,7 @@ import { openStack } from './stack.ts';
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const quiet = () => undefined;
 
-describe('the package', { timeout: 600_000 }, () => {
+describe('the package', { timeout: 1_800_000 }, () => {
   let folder: LabFolder;
   let place: string;
   let files: Map<string, number>;

@@ -30,7 +30,7 @@ import { assertError, failed, openStack, type Stack, succeeded, until } from './
 
 const main = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 
-describe('pruning', { timeout: 600_000 }, () => {
+describe('pruning', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let s3: ScriptedS3;
   let names: string[];

@@ -11,7 +11,7 @@ import { type Answer, type LxstowOptions, startLxstow } from '../lab/lxstow.ts';
 import { freePort } from '../lab/processes.ts';
 import { assertError, failed, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('requests', { timeout: 600_000 }, () => {
+describe('requests', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let backup: string;
   before(async () => {

@@ -17,7 +17,7 @@ import { assertError, assertSame, failed, idOf, openStack, type Stack, succeeded
 
 const macKey = 'volatile.eth0.hwaddr';
 
-describe('a restore', { timeout: 600_000 }, () => {
+describe('a restore', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let lxc: (...args: string[]) => Promise<string>;
   let isReal = false;
@@ -349,7 +349,7 @@ describe('a restore', { timeout: 600_000 }, () => {
 
   it('that the server would refuse is refused before a byte is sent, and anyway sent', async (t) => {
     if (!isReal) return t.skip('no LXD here');
-    const { api_extensions, environment } = await stack.lxd.get<Abilities>('/1.0', {}, AbortSignal.timeout(5000));
+    const { api_extensions, environment } = await stack.lxd.get<Abilities>('/1.0', {}, AbortSignal.timeout(60_000));
     if (environment.driver?.includes('qemu') || api_extensions.includes('instance_generation_id'))
       return t.skip('this server takes more than that');
     const backup = await stack.backup('web');
@@ -466,7 +466,7 @@ describe('a restore', { timeout: 600_000 }, () => {
     const { body } = await stack.stow.request('GET', '/1.0/instances');
     assert.ok(!body.metadata.some((each: string) => each.includes(name)), body.metadata);
     // What `lxstow status` shows is recorded from this.
-    const recorded = await recordedInstances(stack.lxd, [], AbortSignal.timeout(10_000));
+    const recorded = await recordedInstances(stack.lxd, [], AbortSignal.timeout(60_000));
     assert.deepEqual(
       [recorded.some((each) => each.name === 'web'), recorded.some((each) => each.name === name)],
       [true, false],

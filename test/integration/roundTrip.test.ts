@@ -8,7 +8,7 @@ import { parseManifest } from '../../services/backups/manifest.ts';
 import { publish } from './publisher.ts';
 import { assertError, assertSame, failed, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('an instance', { timeout: 600_000 }, () => {
+describe('an instance', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   before(async () => {
     stack = await openStack('roundtrip');
@@ -60,7 +60,7 @@ describe('an instance', { timeout: 600_000 }, () => {
           await stow.request('POST', `/1.0/instances/c1/backups/${name}`, { body: { start: true } }),
         );
         assertSame(await stack.fingerprint('c1'), files);
-        const instance = await stack.lxd.get<{ status: string }>('/1.0/instances/c1', {}, AbortSignal.timeout(5000));
+        const instance = await stack.lxd.get<{ status: string }>('/1.0/instances/c1', {}, AbortSignal.timeout(60_000));
         assert.equal(instance.status, 'Running');
         await stack.assertNothingLeft();
       });
@@ -114,7 +114,7 @@ describe('an instance', { timeout: 600_000 }, () => {
     const { expanded_devices } = await stack.lxd.get<{ expanded_devices: { root: { pool: string } } }>(
       '/1.0/instances/c2',
       { project: stack.project },
-      AbortSignal.timeout(5000),
+      AbortSignal.timeout(60_000),
     );
     assert.equal(expanded_devices.root.pool, stack.pools.dir);
   });

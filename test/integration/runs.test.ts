@@ -33,7 +33,7 @@ import { type Receiver, startReceiver } from '../lab/receiver.ts';
 import { onTerminal, openTerminal } from '../lab/terminal.ts';
 import { assertError, idOf, openStack, type Stack, until } from './stack.ts';
 
-describe('runs', { timeout: 600_000 }, () => {
+describe('runs', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let s3: ScriptedS3;
   let other: Lxstow;
@@ -81,7 +81,7 @@ describe('runs', { timeout: 600_000 }, () => {
       path: `/1.0/instances/${name}`,
       query: { project },
       body: { config },
-      signal: AbortSignal.timeout(10_000),
+      signal: AbortSignal.timeout(60_000),
     });
   }
   async function client({ role, projects }: { role: string; projects?: string[] }): Promise<Certificate> {

@@ -535,7 +535,7 @@ async function counting(port: number): Promise<Scripted & { sent(bytes: number):
   });
 }
 
-describe('MinIO', { timeout: 600_000 }, () => {
+describe('MinIO', { timeout: 1_800_000 }, () => {
   let s3: LabS3;
   before(async () => {
     s3 = await startS3({ log: () => undefined, name: 's3-faults', kind: 'minio' });

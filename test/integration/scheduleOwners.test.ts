@@ -7,7 +7,7 @@ import type { Certificate } from '../lab/certificates.ts';
 import { openScheduleStack, type ScheduleStack } from './scheduleStack.ts';
 import { assertError, type Stack, until } from './stack.ts';
 
-describe('schedules of several clients', { timeout: 600_000 }, () => {
+describe('schedules of several clients', { timeout: 1_800_000 }, () => {
   let world: ScheduleStack;
   let stack: Stack;
   before(async () => {

@@ -109,7 +109,7 @@ export async function openScheduleStack(name: string): Promise<ScheduleStack> {
     set: (instance, changed) =>
       stack.lxd.call({
         ...{ method: 'PATCH', path: `/1.0/instances/${instance}`, body: { config: changed } },
-        signal: AbortSignal.timeout(10_000),
+        signal: AbortSignal.timeout(60_000),
       }),
     async client(role, projects) {
       const certificate = await makeCertificate({ commonName: role });

@@ -24,7 +24,7 @@ import { onTerminal, openTerminal } from '../lab/terminal.ts';
 import { cliFile, dayMs, openScheduleStack, type ScheduleStack } from './scheduleStack.ts';
 import { assertError, idOf, type Stack, until } from './stack.ts';
 
-describe('schedules', { timeout: 600_000 }, () => {
+describe('schedules', { timeout: 1_800_000 }, () => {
   let world: ScheduleStack;
   let stack: Stack;
   before(async () => {

@@ -117,7 +117,7 @@ function clientOf({ endpoint, accessKey, secretKey }: LabS3): Client {
 }
 
 async function assertNothingLeft(lxd: LxdClient, client: Client, bucket: string): Promise<void> {
-  const signal = AbortSignal.timeout(10_000);
+  const signal = AbortSignal.timeout(60_000);
   const all = { recursion: '1', 'all-projects': 'true' };
   const instances = await lxd.get<{ name: string; project: string }[]>('/1.0/instances', all, signal);
   for (const { name, project } of instances) {
@@ -179,12 +179,16 @@ export function assertSame(after: Map<string, string>, before: Map<string, strin
 const longestWaitMs = 120_000;
 
 /** Asks until `is` holds. */
-export async function until<T>(ask: () => Promise<T>, is: (value: T) => boolean): Promise<T> {
-  const end = performance.now() + longestWaitMs;
+export async function until<T>(
+  ask: () => Promise<T>,
+  is: (value: T) => boolean,
+  longestMs = longestWaitMs,
+): Promise<T> {
+  const end = performance.now() + longestMs;
   for (;;) {
     const value = await ask();
     if (is(value)) return value;
-    if (performance.now() > end) throw new Error(`not so within ${longestWaitMs / 1000} s: ${inspect(value)}`);
+    if (performance.now() > end) throw new Error(`not so within ${longestMs / 1000} s: ${inspect(value)}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

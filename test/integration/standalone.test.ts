@@ -17,7 +17,7 @@ import { attempt } from '../lab/run.ts';
 const cli = fileURLToPath(new URL('../../services/cli/main.ts', import.meta.url));
 const log = () => undefined;
 
-describe('standalone', { timeout: 600_000 }, () => {
+describe('standalone', { timeout: 1_800_000 }, () => {
   let lab: Lab;
   let folder: LabFolder;
   let configFile: string;

@@ -19,7 +19,7 @@ const skip = !onPath('systemd-analyze') && 'there is no systemd-analyze';
 const all = await readdir(join(packaging, 'systemd'));
 const units = all.filter((name) => name.endsWith('.service'));
 
-describe('systemd units', { skip, timeout: 600_000 }, () => {
+describe('systemd units', { skip, timeout: 1_800_000 }, () => {
   let folder: LabFolder;
   before(async () => {
     folder = await openFolder('systemd', () => undefined);

@@ -34,7 +34,7 @@ const withLxc = { skip: !(await hasLxc()) && 'there is no lxc' };
 const certificates = '/1.0/certificates';
 const backups = '/1.0/instances/c1/backups';
 
-describe('trust', { timeout: 600_000 }, () => {
+describe('trust', { timeout: 1_800_000 }, () => {
   let lab: Lab;
   /** Two gateways that share NATS and nothing else: each has its own server certificate and trust directory. */
   let here: Lxstow;

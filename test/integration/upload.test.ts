@@ -12,7 +12,7 @@ import { type Answer, lxstow } from '../lab/lxstow.ts';
 import { entriesOf, tarOf } from '../lab/tar.ts';
 import { assertError, assertSame, openStack, type Stack, succeeded, until } from './stack.ts';
 
-describe('an uploaded archive', { timeout: 600_000 }, () => {
+describe('an uploaded archive', { timeout: 1_800_000 }, () => {
   let stack: Stack;
   let files: Map<string, string>;
   /** As LXD made it. */

@@ -15,7 +15,7 @@ const hollowOn = 'incus6';
 const mib = 1024 * 1024;
 const missing = await missingEngines();
 
-describe('a virtual machine', { timeout: 600_000, concurrency: true }, () => {
+describe('a virtual machine', { timeout: 1_800_000, concurrency: true }, () => {
   let all: Engines;
   before(async () => {
     all = await openEngines('machines', missing, { LXSTOW_WORKER_SLOTS: '1' });

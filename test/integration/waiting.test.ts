@@ -25,7 +25,7 @@ const settings = { replicas: 1, operationsKeptHours: 1, runsKeptHours: 1, maxQue
 const holder = { worker: 'w', operation: 'o' };
 const never = 600_000;
 
-describe('what is limited', { timeout: 600_000 }, () => {
+describe('what is limited', { timeout: 1_800_000 }, () => {
   let lab: Lab;
   let nats: Nats;
   let bucket: Bucket;

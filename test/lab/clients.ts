@@ -35,8 +35,14 @@ export async function findIncus(): Promise<Found> {
   }
 }
 
+/** test/clients/go itself. */
+export const findDrive = () => findGoProgram('drive', '.');
+
+/** LXD's own client, of a newer version than Debian's. */
+export const findLxc = () => findGoProgram('lxc', 'github.com/canonical/lxd/lxc');
+
 /** A program of test/clients/go, or one that its go.mod names. */
-export async function findGoProgram(name: string, path: string): Promise<Found> {
+async function findGoProgram(name: string, path: string): Promise<Found> {
   const sources = await Promise.all(['go.mod', 'main.go'].map((file) => readFile(join(goFolder, file))));
   const hash = createHash('sha256').update(Buffer.concat(sources)).digest('hex').slice(0, 12);
   return installed(`${name}-${hash}`, name, async (folder) => {

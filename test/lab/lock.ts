@@ -45,6 +45,13 @@ function listen(address: string, waiting: Set<Socket>): Promise<Server | undefin
 /** The holder keeps its visitors' connections open until it is done or dead. */
 async function untilReleased(address: string, signal: AbortSignal | undefined): Promise<void> {
   const socket = connect(address);
-  socket.resume().once('error', () => socket.destroy()); // it was released in between
-  await once(socket, 'close', { signal });
+  socket.resume();
+  try {
+    await once(socket, 'close', { signal });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    // Otherwise the lock was released in between: the connection was refused or reset.
+  } finally {
+    socket.destroy();
+  }
 }

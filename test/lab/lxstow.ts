@@ -166,7 +166,8 @@ function configOf({ natsUrl, s3, socket, limits, config = {} }: LxstowOptions, g
     nats: { servers: [natsUrl] },
     s3: { endpoint: s3.endpoint, accessKey: s3.accessKey, secretKey: s3.secretKey, bucket: s3.bucket },
     remotes: { local: { socket, ...limits } },
-    gateway,
+    // A worker that is there answers, however busy the machine is.
+    gateway: { askTimeoutMs: 20_000, inventoryTimeoutMs: 60_000, ...gateway },
     worker: { graceMs: 2000 },
     log: { format: 'json' },
   };

@@ -9,9 +9,9 @@ import type { LabFolder } from './folder.ts';
 import { errorText } from './run.ts';
 
 /** LXD with an empty database needs 1 s, MinIO 1 s; the rest is for a machine that others use too. */
-const readyTimeoutMs = 60_000;
-/** The others stop in under 1 s; SeaweedFS waits for its own connections to end, and does not notice. */
-const stopGraceMs = 5_000;
+const readyTimeoutMs = 180_000;
+/** Most stop in under 1 s. What is killed instead leaves its children, and has not handed its jobs back. */
+const stopGraceMs = 30_000;
 /** Signals after which a process is expected to be gone. */
 const ending: readonly NodeJS.Signals[] = ['SIGTERM', 'SIGKILL', 'SIGINT', 'SIGQUIT'];
 

@@ -6,6 +6,8 @@ import { attempt } from './run.ts';
 export const mark = 'LXSTOW_LAB_FOLDER';
 /** liblxc's monitor removes its container's cgroups once the container is dead; it has never needed a second. */
 const monitorGraceMs = 5_000;
+/** A killed process that waits for a disk ends only when the disk has answered. */
+const endTimeoutMs = 60_000;
 
 /** When a process started, in ticks since the machine did; 0 if it is gone, a zombie, or there is no /proc. */
 export function startOf(pid: number): number {
@@ -30,7 +32,7 @@ export async function endMarked(folder: string): Promise<void> {
     for (let left = found; left.length > 0; left = left.filter(({ pid, start }) => startOf(pid) === start)) {
       const elapsedMs = Date.now() - started;
       const pids = left.map(({ pid }) => pid);
-      if (elapsedMs > 2 * monitorGraceMs) throw new Error(`cannot end process ${pids.join(', ')}`);
+      if (elapsedMs > endTimeoutMs) throw new Error(`cannot end process ${pids.join(', ')}`);
       for (const pid of pids) {
         const isMonitor = read(`/proc/${pid}/cmdline`).startsWith('[lxc monitor]');
         if (!isMonitor || elapsedMs > monitorGraceMs) kill(pid);

@@ -13,6 +13,10 @@ const bucket = 'lxstow';
 
 const finders = { minio: findMinio, seaweedfs: findWeed, versitygw: findVersityGw, garage: findGarage };
 export type S3Kind = keyof typeof finders;
+
+/** Path of the server's program, which is installed first if need be. */
+export const findS3 = (kind: S3Kind, log: Log, signal?: AbortSignal) => finders[kind](log, signal);
+
 export const s3Titles: Record<S3Kind, string> = {
   minio: 'MinIO',
   seaweedfs: 'SeaweedFS',
@@ -111,10 +115,10 @@ async function findServer(
   log: Log,
   signal?: AbortSignal,
 ): Promise<{ kind: S3Kind; command: string }> {
-  if (kind) return { kind, command: await finders[kind](log, signal) };
+  if (kind) return { kind, command: await findS3(kind, log, signal) };
   for (const first of ['minio', 'versitygw'] as const) {
     try {
-      return { kind: first, command: await finders[first](log, signal) };
+      return { kind: first, command: await findS3(first, log, signal) };
     } catch (error) {
       signal?.throwIfAborted();
       log(`${errorText(error)}: taking another S3 server instead`);

@@ -61,6 +61,7 @@ describe('the layout', () => {
       'services/a.ts': 'export const used = 1;\nexport async function late() {}\nexport interface Own {}',
       'services/b.ts': "import { used } from './a.ts'; const { late } = await import('./a.ts');",
       'test/c.ts': 'const Own = 1;',
+      'test/setup.ts': 'export async function globalSetup() {}',
     };
     assert.deepEqual(needlessExports(new Map(Object.entries(files))), [
       'services/a.ts: Own is exported, but no other file uses it',
