@@ -57,7 +57,7 @@ for (const kind of serversHere)
     async function outlivesCut(change: Partial<Config['s3']>): Promise<void> {
       await run('sync', ['-f', join(s3.dir, 'data')]);
       using store = open(change);
-      const name = change.syncFolder === undefined ? 'told' : 'synced';
+      const name = randomUUID();
       const body = randomBytes(8 * mib);
       await send(store, `${name}/archive`, body);
       await store.create(`${name}/manifest`, Buffer.from('whole'), small, never);
@@ -68,7 +68,17 @@ for (const kind of serversHere)
     }
 
     if (differs.powerCut)
-      it('loses what it said that it has when the power is cut', () => assert.rejects(outlivesCut({})));
+      it('loses what it said that it has when the power is cut', async () => {
+        // Unless somebody else on this machine called sync(2) just then, which writes all disks.
+        for (let round = 0; round < 3; round++) {
+          const outlived = await outlivesCut({}).then(
+            () => true,
+            () => false,
+          );
+          if (!outlived) return;
+        }
+        assert.fail('it has lost nothing in three power cuts');
+      });
     else it('keeps what it said that it has when the power is cut', () => outlivesCut({}));
 
     it('keeps it with s3.syncFolder', () => outlivesCut({ syncFolder: join(s3.dir, 'data') }));
@@ -115,7 +125,8 @@ for (const kind of serversHere)
       using store = open();
       let refusal: unknown;
       // MinIO finds out that it is full within some seconds, and says 500 until then.
-      for (const until = Date.now() + 5000; !isCode(refusal, 's3-full') && !(refusal && Date.now() > until); )
+      const longestMs = differs.full === undefined ? 60_000 : 5000;
+      for (const until = Date.now() + longestMs; !isCode(refusal, 's3-full') && !(refusal && Date.now() > until); )
         refusal =
           (await send(store, `full/${randomUUID()}`, randomBytes(8 * mib)).catch((error: unknown) => error)) ?? refusal;
       assert.equal(isCode(refusal, 's3-full'), differs.full === undefined, String(refusal));

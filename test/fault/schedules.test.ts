@@ -79,7 +79,7 @@ describe('schedules whose gateways die', { timeout: 1_800_000 }, () => {
   it('are due once, whatever is killed at their minute: NATS, both gateways, the worker', async () => {
     const before = await world.backups('s2');
     const all = [stack.stow.gateway, other.gateway, ...stack.stow.workers];
-    const minute = Math.ceil((Date.now() + 5000) / 60_000) * 60_000;
+    const minute = Math.ceil((Date.now() + 15_000) / 60_000) * 60_000;
     const at = new Date(minute);
     const cron = `${at.getUTCMinutes()} ${at.getUTCHours()} * * *`;
     await world.create('minute', { cron, selector: { instances: ['s2'] } });

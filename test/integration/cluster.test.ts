@@ -18,7 +18,8 @@ describe('a cluster', { timeout: 1_800_000 }, () => {
     lxd = own;
   });
   after(async () => {
-    await lxd?.lxc(['delete', '--force', 'web', 'copy']);
+    // They are not there if a test has failed.
+    await Promise.allSettled(['web', 'copy'].map((name) => lxd?.lxc(['delete', '--force', name])));
     await member?.[Symbol.asyncDispose]();
     await stack?.[Symbol.asyncDispose]();
   });

@@ -32,7 +32,7 @@ describe('dead letters', { timeout: 1_800_000 }, () => {
     stack = await openStack('dead-letters', {
       config: {
         s3: { attempts: 1 },
-        worker: { attempts: 1, patienceHours: 0, lxdIdleTimeoutMs: 1000, bandwidth: '16MiB' },
+        worker: { attempts: 1, patienceHours: 0, lxdIdleTimeoutMs: 10_000, bandwidth: '16MiB' },
       },
     });
     await stack.launch('c1');

@@ -60,7 +60,7 @@ const commands: Record<string, string> = {
   env $(sed -n 's/^Environment=//p' '${root}packaging/systemd/'$unit.service | sed 's,%d,/etc/lxstow/credentials,') \\
     lxstow \${unit#lxstow-} >/var/lib/$unit.log 2>&1 &
 done
-for port in 8081 8082; do curl -sf --retry 30 --retry-delay 1 --retry-all-errors http://127.0.0.1:$port/readyz; done`,
+for port in 8081 8082; do curl -sf --retry 180 --retry-delay 1 --retry-all-errors http://127.0.0.1:$port/readyz; done`,
   'ctrl-c': 'timeout --signal=INT 3 "$@"; [ $? -le 130 ]',
 };
 
@@ -73,7 +73,7 @@ chmod 600 lxstow.yaml
 lxstow -c lxstow.yaml standalone >lxstow.log 2>&1 &
 lxc profile create nightly
 for name in c1 c2 web; do lxc launch bb $name --profile default --profile nightly; done
-curl -sf --retry 30 --retry-delay 1 --retry-all-errors http://127.0.0.1:8081/readyz
+curl -sf --retry 180 --retry-delay 1 --retry-all-errors http://127.0.0.1:8081/readyz
 `;
 
 /** What has happened before somebody reads a page. */

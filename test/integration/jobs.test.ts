@@ -20,14 +20,17 @@ describe('jobs', { timeout: 1_800_000 }, () => {
   before(async () => {
     stack = await openStack('jobs', { workers: 0, config: { worker: { slots: 1, graceMs: 0 } } });
     s3 = await scriptedS3(stack.s3.endpoint);
-    const env = { LXSTOW_S3_ENDPOINT: s3.endpoint, LXSTOW_S3_IDLE_TIMEOUT_MS: '600000' };
-    for (let i = 0; i < 2; i++) await stack.stow.addWorker(env);
+    for (let i = 0; i < 2; i++) await addWorker();
     await Promise.all(['a', 'b', 'c', 'd'].map((name) => stack.launch(name, { dataMiB: 30 })));
   });
   after(async () => {
     await stack?.[Symbol.asyncDispose]();
     await s3?.[Symbol.asyncDispose]();
   });
+
+  /** One more, whose requests to S3 can be held. */
+  const addWorker = (env: NodeJS.ProcessEnv = {}) =>
+    stack.stow.addWorker({ LXSTOW_S3_ENDPOINT: s3.endpoint, LXSTOW_S3_IDLE_TIMEOUT_MS: '600000', ...env });
 
   afterEach(async () => {
     for (const worker of stack.stow.workers) if (!worker.isRunning) await worker.start();
@@ -131,7 +134,7 @@ describe('jobs', { timeout: 1_800_000 }, () => {
       const address = { remote: 'local', project: 'secret', instance: 'b' };
       await operations.create(newOperation({ id, kind: 'restore', address }, new Date()));
       for (const worker of stack.stow.workers) await worker.start();
-      assert.equal((await deadLetter('lxstow.dead.local.backup.default.d'))?.code, 'bad-message');
+      assert.equal((await deadLetter('lxstow.dead.local.backup.default.d')).code, 'bad-message');
       assert.equal((await operations.find(id, '*'))?.operation.status, 'Pending');
     });
 
@@ -152,14 +155,9 @@ describe('jobs', { timeout: 1_800_000 }, () => {
       await operations.create(newOperation(asks, new Date()));
       await publish(stack.nats.url, `${subject}.unrestricted`, { backup: 'b0', replace: true }, asks.id);
       for (const worker of stack.stow.workers) await worker.start();
-      const letter = (subject: string) =>
-        until(
-          () => deadLetter(subject),
-          (found) => found !== undefined,
-        );
-      assert.equal((await letter(dead))?.data, '{{{');
+      assert.equal((await deadLetter(dead)).data, '{{{');
       assert.equal((await operations.find(made.operation.id, '*'))?.operation.status, 'Running');
-      assert.equal((await letter(`${dead}.unrestricted`))?.code, 'bad-message');
+      assert.equal((await deadLetter(`${dead}.unrestricted`)).code, 'bad-message');
       assert.equal((await operations.find(asks.id, '*'))?.operation.status, 'Pending');
     });
 
@@ -171,8 +169,8 @@ describe('jobs', { timeout: 1_800_000 }, () => {
       assert.match(operation.err, /compression: "xz" is not one of/);
       assert.equal((await ended(after)).status, 'Success');
       const letter = await deadLetter('lxstow.dead.local.backup.default.c');
-      assert.equal(letter?.data, '{"compression":"xz"}');
-      assert.equal(letter?.code, 'bad-message');
+      assert.equal(letter.data, '{"compression":"xz"}');
+      assert.equal(letter.code, 'bad-message');
     });
 
     it('for an instance that is not there fails truthfully', async () => {
@@ -181,12 +179,17 @@ describe('jobs', { timeout: 1_800_000 }, () => {
     });
   });
 
+  /** Waits for it: it is written after the end of its operation. */
   async function deadLetter(subject: string) {
     const nats = await connect({ servers: stack.nats.url });
     try {
       const jsm = await jetstreamManager(nats);
-      const message = await jsm.streams.getMessage('LXSTOW_DEAD', { last_by_subj: subject });
-      return message && { data: message.string(), code: message.header.get('Lxstow-Error-Code') };
+      const message = await until(
+        () => jsm.streams.getMessage('LXSTOW_DEAD', { last_by_subj: subject }),
+        (found) => found !== null,
+      );
+      assert.ok(message);
+      return { data: message.string(), code: message.header.get('Lxstow-Error-Code') };
     } finally {
       await nats.close();
     }
@@ -231,7 +234,7 @@ describe('jobs', { timeout: 1_800_000 }, () => {
     const [first, second] = stack.stow.workers;
     for (const worker of [first, second]) await worker?.kill('SIGKILL');
     release();
-    const zstd = await stack.stow.addWorker({ LXSTOW_WORKER_COMPRESSION: 'zstd' });
+    const zstd = await addWorker({ LXSTOW_WORKER_COMPRESSION: 'zstd' });
     const operation = await ended(id);
     await zstd.stop();
     assert.deepEqual([operation.status, operation.err], ['Success', '']);

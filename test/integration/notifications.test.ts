@@ -37,7 +37,7 @@ describe('notifications', { timeout: 1_800_000 }, () => {
           endpoints: [`${receiver.url}/all?token=${token}`],
           secret,
           allowed: [`${receiver.url}/hooks`, `http://127.0.0.1:${pythonPort}`],
-          timeoutMs: 1000,
+          timeoutMs: 5000,
         },
       },
     });
@@ -344,7 +344,7 @@ describe('notifications', { timeout: 1_800_000 }, () => {
     await receiver.until(other.path);
     await receiver.until(path, 2);
     const [line] = await logged('notice not delivered, it is tried again', idOf(hanging));
-    assert.equal(line?.why, 'no answer in 1000 ms');
+    assert.equal(line?.why, 'no answer in 5000 ms');
   });
 
   it('to one who is away cost the backup nothing, and come when it is back', async () => {

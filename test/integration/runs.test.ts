@@ -48,7 +48,7 @@ describe('runs', { timeout: 1_800_000 }, () => {
     stack = await openStack('runs', { workers: 0, config });
     s3 = await scriptedS3(stack.s3.endpoint);
     const { socket = '' } = stack.lab.lxd ?? stack.simulator ?? {};
-    [other] = await Promise.all([
+    const starting = [
       startLxstow({
         ...{ name: 'runs-other', log: () => undefined, natsUrl: stack.nats.url, s3: stack.s3, socket },
         ...{ workers: 0, config: { ...config, remotes: { later: {} } } },
@@ -58,7 +58,10 @@ describe('runs', { timeout: 1_800_000 }, () => {
         LXSTOW_S3_IDLE_TIMEOUT_MS: '600000',
         LXSTOW_REMOTES: JSON.stringify({ local: { socket, transfers: 1 } }),
       }),
-    ]);
+    ] as const;
+    await Promise.allSettled(starting);
+    other = await starting[0];
+    await starting[1];
     for (const name of ['a1', 'a2', 'a3', 'busy']) await stack.launch(name);
     await stack.launch('b1', { project: stack.project });
     await stack.launch('x1', { project: stack.project });

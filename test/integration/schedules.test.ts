@@ -47,7 +47,7 @@ describe('schedules', { timeout: 1_800_000 }, () => {
       // So that one minute passes, not two, until the scheduler looks.
       await until(
         async () => new Date().getUTCSeconds(),
-        (second) => second > 1 && second < 45,
+        (second) => second > 1 && second < 35,
       );
       await world.turnBack('minutely', 61_000);
       const before = (await world.show('minutely')).last?.run;
