@@ -1,7 +1,8 @@
 /** The operations' bucket. Every change is a compare-and-set. */
 import type { KvEntry } from '@nats-io/kv';
+import { LxstowError } from '../contract/errors.ts';
 import type { Operation, OperationMetadata } from '../contract/schemas.ts';
-import { Bucket, type Entry, parseRecord } from '../nats/bucket/bucket.ts';
+import { Bucket, type Entry } from '../nats/bucket/bucket.ts';
 import { Feed, type Followed } from '../nats/bucket/feed.ts';
 import { type ScanOptions, scan } from '../nats/bucket/scan.ts';
 import { has, isObject, isText, validRecord } from '../nats/bucket/validRecord.ts';
@@ -79,21 +80,20 @@ export class OperationStore {
   /** Finds the operation with this id on a remote. */
   async find(id: string, remote: string): Promise<Stored | undefined> {
     const { entry } = await this.#bucket.get(operationKey(remote, id));
-    return entry && storedIn(entry);
+    return entry && this.#storedIn(entry);
   }
 
   /**
-   * Finds the operation with this id on any remote. Publishers choose ids, so several remotes may have operations of one id: returns the one that was
-   * written last among those that `wants` accepts.
+   * Finds the operation with this id on any remote. Publishers choose ids, so several remotes may have operations of one id: returns the first one among
+   * those that `wants` accepts, because others know an id only once its operation exists. A record that is not valid hides none.
    */
   async findAnywhere(id: string, wants: (operation: Operation) => boolean): Promise<Stored | undefined> {
-    const keys = operationKey('*', id);
-    const { entry, revision } = await this.#bucket.get(keys);
-    if (revision === 0) return undefined;
-    const last = entry && storedIn(entry);
-    if (last && wants(last.operation)) return last;
-    const wanted = (await this.#bucket.entries(keys)).map(storedIn).filter(({ operation }) => wants(operation));
-    return wanted.sort((a, b) => b.revision - a.revision)[0];
+    const entries = await this.#bucket.entries(operationKey('*', id));
+    const wanted = entries.flatMap(({ key, value, revision }) => {
+      const operation = this.#readOperation(key, value);
+      return operation && wants(operation) ? [{ operation, revision }] : [];
+    });
+    return wanted.sort((a, b) => Date.parse(a.operation.created_at) - Date.parse(b.operation.created_at))[0];
   }
 
   /** All operations of a remote, by default of all: unfinished and finished. */
@@ -179,6 +179,13 @@ export class OperationStore {
     return operation;
   }
 
+  /** Throws if the record is not valid: its operation may be unfinished. */
+  #storedIn({ key, value, revision }: Entry): Stored {
+    const operation = this.#readOperation(key, value);
+    if (!operation) throw new LxstowError('internal', `the record of operation ${key} cannot be read`);
+    return { operation, revision };
+  }
+
   /**
    * Calls `see` with each change from now on, once each and in the order of writing, until the signal aborts. NATS keeps only the last state
    * of an operation, so a state that is overwritten before NATS sends it is skipped. Resolves once the watch is open. A watch that breaks
@@ -202,7 +209,7 @@ export class OperationStore {
       what: 'operations',
       find: async (key) => {
         const { entry } = await this.#bucket.get(key);
-        return entry && storedIn(entry).operation;
+        return entry && this.#storedIn(entry).operation;
       },
       watch: (...options) => this.watch(...options),
       idOf: ({ remote, id }) => operationKey(remote, id),
@@ -210,8 +217,4 @@ export class OperationStore {
     };
     return Feed.open(followed, log, signal);
   }
-}
-
-function storedIn({ value, revision }: Entry): Stored {
-  return { operation: parseRecord<Operation>(value), revision };
 }

@@ -7,7 +7,9 @@ import type { Consumer } from '@nats-io/jetstream';
 import { hourMs } from '../../services/contract/durations.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
 import { type Config, faultsOf, type Operation, type Run } from '../../services/contract/schemas.ts';
+import type { Nats } from '../../services/nats/connection.ts';
 import { isOwn, refusalOf, shown } from '../../services/notices/allowedEndpoints.ts';
+import { announceEnds } from '../../services/notices/announce.ts';
 import { Deliverer } from '../../services/notices/deliver.ts';
 import { noticeId, noticeOf } from '../../services/notices/notice.ts';
 import { OutdatedPings } from '../../services/notices/outdatedPings.ts';
@@ -16,7 +18,7 @@ import { post } from '../../services/notices/post.ts';
 import { webhookHeaders } from '../../services/notices/signature.ts';
 import { begin, cancel, fail, newOperation, succeed } from '../../services/operations/operation.ts';
 import type { StoredRun } from '../../services/runs/runStore.ts';
-import { createLogger } from '../../services/telemetry/logger.ts';
+import { createLogger, type Log } from '../../services/telemetry/logger.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 import { hangs, says, startReceiver } from '../lab/receiver.ts';
 
@@ -290,6 +292,43 @@ describe('an endpoint in a request', () => {
 
   it('stands in logs by its host only', () => {
     assert.equal(shown('https://hooks.example.net:8443/T0/secret?token=x'), 'https://hooks.example.net:8443');
+  });
+});
+
+describe('the notices of ends', () => {
+  /** The ids of the messages that are queued for these changes of the bucket. */
+  async function announced(...changes: [key: string, Operation][]): Promise<string[]> {
+    const over = new AbortController();
+    const queued: string[] = [];
+    const publish = async (_: string, __: string, { msgID }: { msgID: string }) => queued.push(msgID);
+    async function* messages() {
+      for (const [key, stored] of changes)
+        yield {
+          subject: `$KV.lxstow_operations.${key}`,
+          json: () => stored,
+          ack: () => undefined,
+          term: () => undefined,
+        };
+      over.abort();
+    }
+    const nats = {
+      ...{ loss: new AbortController().signal, untilConnected: async () => undefined },
+      ...{ js: { publish }, ask: (_: string, request: () => unknown) => request() },
+    };
+    await announceEnds({
+      nats: nats as unknown as Nats,
+      consumer: { fetch: async () => Object.assign(messages(), { stop: () => undefined }) } as unknown as Consumer,
+      of: 'operations',
+      config: notify({ endpoints: ['https://hooks.example.net/x'] }),
+      log: { error: () => undefined } as unknown as Log,
+      stop: over.signal,
+    });
+    return queued;
+  }
+  const on = (remote: string) => succeed(running(made({ address: { ...address, remote } })), ended);
+
+  it('are of the host whose worker may write the record', async () => {
+    assert.equal((await announced([`a.${id}`, on('a')], [`b.${id}`, on('a')])).length, 1);
   });
 });
 
