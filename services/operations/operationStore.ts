@@ -44,24 +44,14 @@ export class OperationStore {
   /** Writes a new operation; undefined if its id already exists. */
   async create(operation: Operation): Promise<Stored | undefined> {
     const ttl = isFinal(operation) ? { ttlMs: this.#keptMs } : {};
-    const revision = await this.#bucket.put(
-      operationKey(operation.remote, operation.id),
-      JSON.stringify(operation),
-      0,
-      ttl,
-    );
+    const revision = await this.#bucket.put(keyOf(operation), JSON.stringify(operation), 0, ttl);
     return revision === undefined ? undefined : { operation, revision };
   }
 
   /** Writes `operation` over the revision that it was made from; undefined when that is no longer the last. */
   async update(operation: Operation, revision: number): Promise<Stored | undefined> {
     const ttl = isFinal(operation) ? { ttlMs: this.#keptMs } : {};
-    const next = await this.#bucket.put(
-      operationKey(operation.remote, operation.id),
-      JSON.stringify(operation),
-      revision,
-      ttl,
-    );
+    const next = await this.#bucket.put(keyOf(operation), JSON.stringify(operation), revision, ttl);
     return next === undefined ? undefined : { operation, revision: next };
   }
 
@@ -100,7 +90,7 @@ export class OperationStore {
   async list(remote = '*'): Promise<Operation[]> {
     const operations = new Map<string, Operation>();
     for await (const batch of this.batches(remote))
-      for (const { operation } of batch) operations.set(operation.id, operation);
+      for (const { operation } of batch) operations.set(keyOf(operation), operation);
     return [...operations.values()];
   }
 
@@ -138,10 +128,10 @@ export class OperationStore {
       const part: Stored[] = [];
       await this.#scan({ from, atOnce: Math.min(end - from, batchLength) }, (each, revision) => {
         if (revision >= upTo) return false;
-        if (each && wanted(each.operation) && !found.has(each.operation.id)) part.push(each);
+        if (each && wanted(each.operation) && !found.has(keyOf(each.operation))) part.push(each);
         return true;
       });
-      for (const each of part.reverse()) if (!found.has(each.operation.id)) found.set(each.operation.id, each);
+      for (const each of part.reverse()) if (!found.has(keyOf(each.operation))) found.set(keyOf(each.operation), each);
       end = from;
       width *= 2;
     }
@@ -172,8 +162,7 @@ export class OperationStore {
    * host is not valid either.
    */
   #readOperation(key: string, data: Uint8Array): Operation | undefined {
-    const isOfKey = ({ remote, id }: Operation) => key === operationKey(remote, id);
-    const operation = validRecord<Operation>(data, (value) => isOperation(value) && isOfKey(value as Operation));
+    const operation = validRecord<Operation>(data, (value) => isOperation(value) && keyOf(value as Operation) === key);
     const subject = `$KV.${operationsBucket}.${key}`;
     if (!operation) this.#nats.log.error('a record of an operation cannot be read', { subject });
     return operation;
@@ -212,9 +201,13 @@ export class OperationStore {
         return entry && this.#storedIn(entry).operation;
       },
       watch: (...options) => this.watch(...options),
-      idOf: ({ remote, id }) => operationKey(remote, id),
+      idOf: keyOf,
       hasEnded: isFinal,
     };
     return Feed.open(followed, log, signal);
   }
+}
+
+function keyOf({ remote, id }: Operation): string {
+  return operationKey(remote, id);
 }

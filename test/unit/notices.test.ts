@@ -58,7 +58,7 @@ describe('a notice', () => {
       attempts: 1,
     });
     assert.deepEqual(faultsOf('notice.json', notice), []);
-    assert.equal(noticeId(notice), `${id}_success`);
+    assert.equal(noticeId(notice), `local_${id}_success`);
   });
 
   it('of a failure says why, and of a cancelled one no more than that', () => {
@@ -326,6 +326,10 @@ describe('the notices of ends', () => {
     return queued;
   }
   const on = (remote: string) => succeed(running(made({ address: { ...address, remote } })), ended);
+
+  it('are those of each host, although their operations have one id', async () => {
+    assert.equal(new Set(await announced([`a.${id}`, on('a')], [`b.${id}`, on('b')])).size, 2);
+  });
 
   it('are of the host whose worker may write the record', async () => {
     assert.equal((await announced([`a.${id}`, on('a')], [`b.${id}`, on('a')])).length, 1);

@@ -37,8 +37,10 @@ function natsOf(values: Record<string, Operation | string>) {
     _: string,
     { seq, batch, callback }: { seq: number; batch: number; callback: (done: object | null, message?: object) => void },
   ) => {
-    for (const message of stored.filter((each) => each.seq >= seq).slice(0, batch)) callback(null, message);
-    callback({});
+    setImmediate(() => {
+      for (const message of stored.filter((each) => each.seq >= seq).slice(0, batch)) callback(null, message);
+      callback({});
+    });
     return { stop: () => undefined };
   };
   const publish = async (subject: string) => {
@@ -81,5 +83,14 @@ describe('an operation that is found by its id alone', () => {
     assert.equal((await store.findAnywhere(id, () => true))?.operation.remote, 'a');
     assert.equal((await store.findAnywhere(id, isIn('default')))?.operation.remote, 'b');
     assert.equal(await store.findAnywhere(randomUUID(), () => true), undefined);
+  });
+});
+
+describe('a list of operations', () => {
+  it('has those of each host, although they have one id', async () => {
+    const { store } = natsOf({ [`a.${id}`]: operationOf('a', 'prod', 1), [`b.${id}`]: operationOf('b', 'default', 2) });
+    const remotes = (all: Operation[]) => all.map(({ remote }) => remote).toSorted();
+    assert.deepEqual(remotes(await store.list()), ['a', 'b']);
+    assert.deepEqual(remotes((await store.page(() => true, { limit: 2 })).operations), ['a', 'b']);
   });
 });
