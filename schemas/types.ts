@@ -1780,6 +1780,10 @@ next?: string
  * Why the schedule's owner no longer has the right to this schedule. If the owner was restricted to projects, the schedule is paused.
  */
 owner_trouble?: string
+/**
+ * The URLs in the definition of which this client sees only scheme, host and port.
+ */
+masked?: ("notifyEndpoint" | "ping")[]
 }
 /**
  * The last time at which the schedule was due.
