@@ -1777,7 +1777,7 @@ paused?: SchedulePause
  */
 next?: string
 /**
- * Why the schedule's owner no longer has the right to this schedule. If the owner was restricted to projects, the schedule is paused.
+ * Why the schedule's owner no longer has the right to this schedule. If the owner was restricted to projects, the schedule is paused. Or why its runs do not apply its rule.
  */
 owner_trouble?: string
 /**

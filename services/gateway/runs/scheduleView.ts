@@ -7,7 +7,7 @@ import { shown as originOf } from '../../notices/allowedEndpoints.ts';
 import { checkRule } from '../../retention/keep.ts';
 import { checkSelector } from '../../runs/selector.ts';
 import { nextSlot, parseCron } from '../../schedules/cron.ts';
-import { runRequest } from '../../schedules/scheduler.ts';
+import { ruleTrouble, runRequest } from '../../schedules/scheduler.ts';
 import type { StoredSchedule } from '../../schedules/scheduleStore.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { ownerTrouble } from './scheduleOwner.ts';
@@ -53,7 +53,7 @@ export async function showSchedule(
   const shown = mayChange ? stored : { ...stored, definition: withEndpoints(definition, originOf) };
   const from = activeFrom(schedule, new Date());
   const next = from && nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', from);
-  const trouble = await ownerTrouble(parts, schedule);
+  const trouble = (await ownerTrouble(parts, schedule)) ?? ruleTrouble(schedule);
   return {
     ...shown,
     ...(next && { next: next.at }),
