@@ -1777,9 +1777,13 @@ paused?: SchedulePause
  */
 next?: string
 /**
- * Why the schedule's owner no longer has the right to this schedule. If the owner was restricted to projects, the schedule is paused.
+ * Why the schedule's owner no longer has the right to this schedule. If the owner was restricted to projects, the schedule is paused. Or why its runs do not apply its rule.
  */
 owner_trouble?: string
+/**
+ * The URLs in the definition of which this client sees only scheme, host and port.
+ */
+masked?: ("notifyEndpoint" | "ping")[]
 }
 /**
  * The last time at which the schedule was due.

@@ -83,11 +83,14 @@ export class FleetStore {
     return { inventory: entry && readInventory(entry.value), revision };
   }
 
-  /** Lets the worker that takes the next inventory compare the records with the store, as if that had never been done. */
+  /**
+   * Lets the worker that takes the next inventory compare the records with the store, as if that had never been done. Writes the note even if it says
+   * so already: a worker that is comparing may have read past the change, and must not note that it has compared.
+   */
   async askToCompare(remote: string): Promise<void> {
     for (;;) {
       const { inventory, revision } = await this.inventory(remote);
-      if (inventory?.compared === undefined) return;
+      if (inventory === undefined) return;
       if ((await this.noteInventory(remote, { at: inventory.at }, revision)) !== undefined) return;
     }
   }

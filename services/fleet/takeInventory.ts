@@ -57,13 +57,15 @@ export function atWork(leases: Leases): (address: Address) => Promise<boolean> {
 /** Takes the inventory now. Returns the revision of its entry. */
 async function takeInventory(tools: InventoryTools, stop: AbortSignal): Promise<number> {
   const { remote, fleet, store, prefix, list, leases, log } = tools;
-  const { inventory, revision } = await fleet.inventory(remote);
+  let { inventory, revision } = await fleet.inventory(remote);
   const at = new Date().toISOString();
   const signal = AbortSignal.any([stop, AbortSignal.timeout(listTimeoutMs)]);
   const changed = await compareInstances(fleet, remote, () => list(signal), atWork(leases));
   if (changed > 0) log.info('instances have changed', { remote, changed });
   let { compared } = inventory ?? {};
   if (compared === undefined || Date.now() - Date.parse(compared) > compareEveryMs) {
+    // Without a note, no process could ask to compare while we do.
+    if (!inventory) revision = (await fleet.noteInventory(remote, { at }, revision)) ?? revision;
     try {
       const long = AbortSignal.any([stop, AbortSignal.timeout(compareTimeoutMs)]);
       const corrected = await compareBackups(fleet, remote, { store, prefix }, long);

@@ -5,7 +5,9 @@
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Config, Notice, Operation, Run } from '../contract/schemas.ts';
 import { isGone } from '../nats/bucket/scan.ts';
+import { operationKey } from '../nats/bucketKeys.ts';
 import type { Nats } from '../nats/connection.ts';
+import { operationsBucket } from '../nats/streams.ts';
 import { runsToken } from '../nats/subjects.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { endpointIn, isOfRun, noticeId, noticeOf, runNoticeOf } from './notice.ts';
@@ -55,9 +57,11 @@ export async function announceEnds({ nats, consumer, of, config, log, stop }: An
  */
 function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   const operation = message.json<Operation>();
+  const { remote, id } = operation;
+  // NATS lets a worker write only keys of its own host, but a record may name any.
+  if (message.subject !== `$KV.${operationsBucket}.${operationKey(remote, id)}`) throw new Error('not of its key');
   const notice = noticeOf(operation);
   if (!notice) return [];
-  const { remote, id } = operation;
   const common = { id: noticeId(notice), remote, operation: id, body: JSON.stringify(notice) };
   const usual = isOfRun(operation) && !config.children ? [] : config.endpoints;
   return toEach(common, notice.state, endpointIn(operation), { ...config, endpoints: usual });

@@ -93,9 +93,13 @@ export function isOfRun(operation: Operation): boolean {
   return asked(operation).run !== undefined;
 }
 
-/** Always the same for one end of an operation: receivers recognise a repeated notice by it. */
-export function noticeId({ operation, state }: Pick<Notice, 'operation' | 'state'>): string {
-  return `${operation}_${state}`;
+/** Always the same for one end of an operation: receivers recognise a repeated notice by it. Operations of several hosts may have one id; runs have no host. */
+export function noticeId({
+  location,
+  operation,
+  state,
+}: Pick<Notice, 'operation' | 'state'> & { location?: string }): string {
+  return [...(location === undefined ? [] : [location]), operation, state].join('_');
 }
 
 function asked({ request }: Operation): Asked {

@@ -1,7 +1,8 @@
 /** The operations' bucket. Every change is a compare-and-set. */
 import type { KvEntry } from '@nats-io/kv';
+import { LxstowError } from '../contract/errors.ts';
 import type { Operation, OperationMetadata } from '../contract/schemas.ts';
-import { Bucket, type Entry, parseRecord } from '../nats/bucket/bucket.ts';
+import { Bucket, type Entry } from '../nats/bucket/bucket.ts';
 import { Feed, type Followed } from '../nats/bucket/feed.ts';
 import { type ScanOptions, scan } from '../nats/bucket/scan.ts';
 import { has, isObject, isText, validRecord } from '../nats/bucket/validRecord.ts';
@@ -43,24 +44,14 @@ export class OperationStore {
   /** Writes a new operation; undefined if its id already exists. */
   async create(operation: Operation): Promise<Stored | undefined> {
     const ttl = isFinal(operation) ? { ttlMs: this.#keptMs } : {};
-    const revision = await this.#bucket.put(
-      operationKey(operation.remote, operation.id),
-      JSON.stringify(operation),
-      0,
-      ttl,
-    );
+    const revision = await this.#bucket.put(keyOf(operation), JSON.stringify(operation), 0, ttl);
     return revision === undefined ? undefined : { operation, revision };
   }
 
   /** Writes `operation` over the revision that it was made from; undefined when that is no longer the last. */
   async update(operation: Operation, revision: number): Promise<Stored | undefined> {
     const ttl = isFinal(operation) ? { ttlMs: this.#keptMs } : {};
-    const next = await this.#bucket.put(
-      operationKey(operation.remote, operation.id),
-      JSON.stringify(operation),
-      revision,
-      ttl,
-    );
+    const next = await this.#bucket.put(keyOf(operation), JSON.stringify(operation), revision, ttl);
     return next === undefined ? undefined : { operation, revision: next };
   }
 
@@ -79,28 +70,27 @@ export class OperationStore {
   /** Finds the operation with this id on a remote. */
   async find(id: string, remote: string): Promise<Stored | undefined> {
     const { entry } = await this.#bucket.get(operationKey(remote, id));
-    return entry && storedIn(entry);
+    return entry && this.#storedIn(entry);
   }
 
   /**
-   * Finds the operation with this id on any remote. Publishers choose ids, so several remotes may have operations of one id: returns the one that was
-   * written last among those that `wants` accepts.
+   * Finds the operation with this id on any remote. Publishers choose ids, so several remotes may have operations of one id: returns the first one among
+   * those that `wants` accepts, because others know an id only once its operation exists. A record that is not valid hides none.
    */
   async findAnywhere(id: string, wants: (operation: Operation) => boolean): Promise<Stored | undefined> {
-    const keys = operationKey('*', id);
-    const { entry, revision } = await this.#bucket.get(keys);
-    if (revision === 0) return undefined;
-    const last = entry && storedIn(entry);
-    if (last && wants(last.operation)) return last;
-    const wanted = (await this.#bucket.entries(keys)).map(storedIn).filter(({ operation }) => wants(operation));
-    return wanted.sort((a, b) => b.revision - a.revision)[0];
+    const entries = await this.#bucket.entries(operationKey('*', id));
+    const wanted = entries.flatMap(({ key, value, revision }) => {
+      const operation = this.#readOperation(key, value);
+      return operation && wants(operation) ? [{ operation, revision }] : [];
+    });
+    return wanted.sort((a, b) => Date.parse(a.operation.created_at) - Date.parse(b.operation.created_at))[0];
   }
 
   /** All operations of a remote, by default of all: unfinished and finished. */
   async list(remote = '*'): Promise<Operation[]> {
     const operations = new Map<string, Operation>();
     for await (const batch of this.batches(remote))
-      for (const { operation } of batch) operations.set(operation.id, operation);
+      for (const { operation } of batch) operations.set(keyOf(operation), operation);
     return [...operations.values()];
   }
 
@@ -138,10 +128,10 @@ export class OperationStore {
       const part: Stored[] = [];
       await this.#scan({ from, atOnce: Math.min(end - from, batchLength) }, (each, revision) => {
         if (revision >= upTo) return false;
-        if (each && wanted(each.operation) && !found.has(each.operation.id)) part.push(each);
+        if (each && wanted(each.operation) && !found.has(keyOf(each.operation))) part.push(each);
         return true;
       });
-      for (const each of part.reverse()) if (!found.has(each.operation.id)) found.set(each.operation.id, each);
+      for (const each of part.reverse()) if (!found.has(keyOf(each.operation))) found.set(keyOf(each.operation), each);
       end = from;
       width *= 2;
     }
@@ -172,11 +162,17 @@ export class OperationStore {
    * host is not valid either.
    */
   #readOperation(key: string, data: Uint8Array): Operation | undefined {
-    const isOfKey = ({ remote, id }: Operation) => key === operationKey(remote, id);
-    const operation = validRecord<Operation>(data, (value) => isOperation(value) && isOfKey(value as Operation));
+    const operation = validRecord<Operation>(data, (value) => isOperation(value) && keyOf(value as Operation) === key);
     const subject = `$KV.${operationsBucket}.${key}`;
     if (!operation) this.#nats.log.error('a record of an operation cannot be read', { subject });
     return operation;
+  }
+
+  /** Throws if the record is not valid: its operation may be unfinished. */
+  #storedIn({ key, value, revision }: Entry): Stored {
+    const operation = this.#readOperation(key, value);
+    if (!operation) throw new LxstowError('internal', `the record of operation ${key} cannot be read`);
+    return { operation, revision };
   }
 
   /**
@@ -202,16 +198,16 @@ export class OperationStore {
       what: 'operations',
       find: async (key) => {
         const { entry } = await this.#bucket.get(key);
-        return entry && storedIn(entry).operation;
+        return entry && this.#storedIn(entry).operation;
       },
       watch: (...options) => this.watch(...options),
-      idOf: ({ remote, id }) => operationKey(remote, id),
+      idOf: keyOf,
       hasEnded: isFinal,
     };
     return Feed.open(followed, log, signal);
   }
 }
 
-function storedIn({ value, revision }: Entry): Stored {
-  return { operation: parseRecord<Operation>(value), revision };
+function keyOf({ remote, id }: Operation): string {
+  return operationKey(remote, id);
 }

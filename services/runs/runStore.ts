@@ -54,6 +54,11 @@ export class RunStore {
     return entry && { run: parseRecord<Run>(entry.value), revision: entry.revision, written: entry.written };
   }
 
+  /** NATS's clock, by which runs are `written`. */
+  clock(): Promise<() => number> {
+    return this.#bucket.clock();
+  }
+
   /** Replaces this revision of the head; undefined when it is no longer the last. */
   update(run: Run, revision: number): Promise<number | undefined> {
     return this.#bucket.put(runHeadKey(run.id), JSON.stringify(run), revision, this.#ttl(hasEnded(run)));

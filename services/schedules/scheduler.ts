@@ -107,6 +107,8 @@ async function makeRun(
   const known = early && (await options.runs.find(id));
   if (known) return known.run;
   const asker = { ...(requestor && { requestor }), trace: traceOf(undefined), occasion };
+  const trouble = ruleTrouble({ definition, requestor });
+  if (trouble !== undefined) options.log.warn('a schedule does not apply its rule', { schedule: name, why: trouble });
   const request = requestFor(requestor, runRequest(name, definition, id));
   return createRun(options, request, hostsOf(definition, options.remotes), asker);
 }
@@ -122,6 +124,12 @@ export function hostsOf({ selector }: ScheduleBody, configured: string[]): strin
  */
 export function requestFor(requestor: Requestor | undefined, { keep, ...request }: CreateRunBody): CreateRunBody {
   return keep && requestor?.protocol !== 'nats' ? { ...request, keep } : request;
+}
+
+/** Why the schedule's runs do not apply its rule; undefined if they do, or if it has none. Earlier versions let clients over NATS resume such schedules. */
+export function ruleTrouble({ definition, requestor }: Pick<Schedule, 'definition' | 'requestor'>): string | undefined {
+  if (!definition.keep || requestFor(requestor, runRequest('', definition, '')).keep) return undefined;
+  return 'its rule deletes no backups, because a client over NATS has resumed it: pause and resume it over HTTPS';
 }
 
 export function runRequest(name: string, definition: ScheduleBody, id: string): CreateRunBody {

@@ -1,10 +1,14 @@
 /** Whose schedules are, and what they say of the instances that they cover. */
 import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { InstanceStatus, ShownSchedule } from '../../services/contract/schemas.ts';
 import { FleetStore } from '../../services/fleet/fleetStore.ts';
 import type { Certificate } from '../lab/certificates.ts';
-import { openScheduleStack, type ScheduleStack } from './scheduleStack.ts';
+import { lxstow } from '../lab/lxstow.ts';
+import { attempt } from '../lab/run.ts';
+import { cliFile, openScheduleStack, type ScheduleStack } from './scheduleStack.ts';
 import { assertError, type Stack, until } from './stack.ts';
 
 describe('schedules of several clients', { timeout: 1_800_000 }, () => {
@@ -54,6 +58,31 @@ describe('schedules of several clients', { timeout: 1_800_000 }, () => {
     // It is not refused, though `notify.allowed` has only URLs below /ping.
     const { definition } = (await world.ask('GET', '/pings', undefined, viewer)).body.metadata;
     assert.equal((await world.ask('PUT', '/pings', definition, operator)).body.metadata.definition.ping, ping);
+  });
+
+  it('are exported only by clients that see their URLs in full', async () => {
+    const ping = `${world.receiver.url}/ping/hidden`;
+    await world.create('hidden', { cron: '@yearly', ping });
+    await world.create('open', { cron: '@yearly' });
+    const home = join(world.home, 'viewer');
+    const token = (await lxstow(['-c', stack.stow.configFile, 'trust', 'token', 'looks', '--role', 'viewer'])).trim();
+    const asViewer = async (...args: string[]) => {
+      const env = { ...process.env, XDG_CONFIG_HOME: home };
+      const { status, stdout, stderr } = await attempt(process.execPath, [cliFile, ...args], { env });
+      return { status, stdout: stdout.toString(), stderr: stderr.toString() };
+    };
+    assert.equal((await asViewer('remote', 'add', 'stow', token)).status, 0);
+    const refused = await asViewer('schedule', 'export');
+    assert.deepEqual([refused.status, refused.stdout], [77, '']);
+    assert.match(refused.stderr, /sees only a part of ping of schedule \w+\n.*certificate of an operator/);
+    assert.match((await asViewer('schedule', 'export', 'open')).stdout, /open:/);
+    const exported = await world.cli('schedule', 'export', 'hidden');
+    assert.ok(exported.includes(ping));
+    const file = join(world.home, 'hidden.yaml');
+    await writeFile(file, exported);
+    const checked = await asViewer('schedule', 'apply', '--dry-run', file);
+    assert.deepEqual([checked.status, checked.stdout], [0, 'hidden: unchanged\n']);
+    assert.match(checked.stderr, /hidden: of ping, this client sees only scheme, host and port/);
   });
 
   it('are what the states of the instances that they cover are judged by', async () => {

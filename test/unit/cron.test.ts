@@ -5,8 +5,8 @@ import type { JetStreamPublishOptions } from '@nats-io/jetstream';
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
 import fc from 'fast-check';
 import { Temporal } from 'temporal-polyfill';
-import type { Schedule, ScheduleBody } from '../../services/contract/schemas.ts';
-import { checkSchedule } from '../../services/gateway/runs/scheduleView.ts';
+import type { Requestor, Schedule, ScheduleBody } from '../../services/contract/schemas.ts';
+import { checkSchedule, showSchedule } from '../../services/gateway/runs/scheduleView.ts';
 import type { Nats } from '../../services/nats/connection.ts';
 import { type Candidate, judge } from '../../services/retention/keep.ts';
 import { lastSlot, nextSlot, parseCron, type Slot } from '../../services/schedules/cron.ts';
@@ -491,6 +491,19 @@ describe('a schedule with a rule that deletes backups', () => {
     assert.equal(requestFor({ protocol: 'nats', username: 'publisher' }, request).keep, undefined);
     for (const owner of [{ protocol: 'tls', username: 'f' }, undefined])
       assert.equal(requestFor(owner, request).keep?.keep_last, 1);
+  });
+
+  it('says so', async () => {
+    const shown = async (keep: object, requestor?: Requestor) => {
+      const definition = { cron: '@daily', ...keep };
+      const times = { created_at: '', updated_at: '', since: '', begun: '' };
+      const schedule: Schedule = { name: 'nightly', token: '', definition, ...times, ...(requestor && { requestor }) };
+      return (await showSchedule({} as never, { schedule, revision: 1 }, { mayChange: true })).owner_trouble;
+    };
+    const publisher: Requestor = { protocol: 'nats', username: 'publisher' };
+    const keep = { keep: { keep_last: 1 } };
+    assert.match((await shown(keep, publisher)) ?? '', /its rule deletes no backups.*resume it over HTTPS/);
+    for (const trouble of [await shown({}, publisher), await shown(keep)]) assert.equal(trouble, undefined);
   });
 });
 

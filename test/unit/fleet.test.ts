@@ -537,6 +537,46 @@ describe('a record that cannot be written', () => {
   });
 });
 
+describe('a comparison with the store', () => {
+  for (const before of [undefined, { at: at(0) }])
+    it(`is made again if that was asked for meanwhile, ${before ? 'also for the second time' : 'at the first inventory'}`, async () => {
+      const [over, comparing] = [new AbortController(), Promise.withResolvers<void>()];
+      const [asked, noted] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      let [note, revision] = [before as { at: string; compared?: string } | undefined, before ? 1 : 0];
+      const fleet = Object.assign(Object.create(FleetStore.prototype) as FleetStore, {
+        inventory: async () => ({ inventory: note, revision }),
+        noteInventory: async (_: string, next: { at: string; compared?: string }, from: number) => {
+          if (next.compared) noted.resolve();
+          if (from !== revision) return undefined;
+          note = next;
+          return ++revision;
+        },
+        recordsOf: async () => new Map(),
+      });
+      const store = {
+        list: async function* () {
+          comparing.resolve();
+          await asked.promise;
+          yield* [];
+        },
+      } as unknown as ObjectStore;
+      const log = createLogger({ level: 'error', format: 'json' }, {});
+      const keeper = new Keeper({ fleet, store, prefix: '', log });
+      const tools = { ...{ remote: 'local', fleet, keeper, store, prefix: '', log }, leases: {} as Leases };
+      const taking = takeInventoryRegularly(
+        { ...tools, list: async () => [] },
+        { everySeconds: 3600, stop: over.signal },
+      );
+      await comparing.promise;
+      await fleet.askToCompare('local');
+      asked.resolve();
+      await noted.promise;
+      over.abort();
+      await taking;
+      assert.ok(note && !note.compared);
+    });
+});
+
 describe('an inventory', () => {
   const address = (instance: string) => ({ ...c1, instance });
   const present = (...all: [name: string, uuid: string][]) =>

@@ -4,9 +4,12 @@ import { randomUUID } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
 import { describe, it } from 'node:test';
 import type { Consumer } from '@nats-io/jetstream';
+import { hourMs } from '../../services/contract/durations.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
 import { type Config, faultsOf, type Operation, type Run } from '../../services/contract/schemas.ts';
+import type { Nats } from '../../services/nats/connection.ts';
 import { isOwn, refusalOf, shown } from '../../services/notices/allowedEndpoints.ts';
+import { announceEnds } from '../../services/notices/announce.ts';
 import { Deliverer } from '../../services/notices/deliver.ts';
 import { noticeId, noticeOf } from '../../services/notices/notice.ts';
 import { OutdatedPings } from '../../services/notices/outdatedPings.ts';
@@ -15,7 +18,7 @@ import { post } from '../../services/notices/post.ts';
 import { webhookHeaders } from '../../services/notices/signature.ts';
 import { begin, cancel, fail, newOperation, succeed } from '../../services/operations/operation.ts';
 import type { StoredRun } from '../../services/runs/runStore.ts';
-import { createLogger } from '../../services/telemetry/logger.ts';
+import { createLogger, type Log } from '../../services/telemetry/logger.ts';
 import { makeCertificate } from '../lab/certificates.ts';
 import { hangs, says, startReceiver } from '../lab/receiver.ts';
 
@@ -55,7 +58,7 @@ describe('a notice', () => {
       attempts: 1,
     });
     assert.deepEqual(faultsOf('notice.json', notice), []);
-    assert.equal(noticeId(notice), `${id}_success`);
+    assert.equal(noticeId(notice), `local_${id}_success`);
   });
 
   it('of a failure says why, and of a cancelled one no more than that', () => {
@@ -132,20 +135,26 @@ describe('a ping', () => {
     assert.equal(shape(over('Success', kuma)), `GET https://kuma.example/api/push/key?status=up&${told}`);
     assert.match(shape(over('Failure', kuma)), /\?status=down&msg=Backups%3A\+Failure/);
   });
-  it('is not sent after that of a later end, or so late that it is no longer true', async () => {
+  it('is not sent after that of a later end, or so late that it is no longer true, whatever the clocks of gateways say', async () => {
     const now = Date.now();
-    const endOf = (minutesAgo: number, more: Partial<Run> = {}): Run => ({
-      ...{ ...over('Success'), id: randomUUID(), ended_at: new Date(now - minutesAgo * 60_000).toISOString(), ...more },
-    });
-    const [earlier, old] = [endOf(30), endOf(61)];
-    const other = endOf(3, { request: { ...run.request, ping: 'https://hc.example/other' } });
-    const all = [earlier, old, other, run];
-    const stored = (each: Run) => ({ run: each, revision: 1, written: asked });
+    const dayMs = 24 * hourMs;
+    let revision = 1;
+    /** `clockMs`: how far the feeder's clock is ahead. */
+    const endOf = (minutesAgo: number, clockMs = 0, more: Partial<Run> = {}) => {
+      const written = new Date(now - minutesAgo * 60_000);
+      const ended_at = new Date(written.getTime() + clockMs).toISOString();
+      return { run: { ...over('Success'), id: randomUUID(), ended_at, ...more }, revision: ++revision, written };
+    };
+    const running = { run, revision: 1, written: asked };
+    const [old, ahead, behind] = [endOf(61, dayMs), endOf(30, dayMs), endOf(20, -dayMs)];
+    const other = endOf(3, 0, { request: { ...run.request, ping: 'https://hc.example/other' } });
+    const all = [other, behind, running, old, ahead];
     let see: (stored: StoredRun) => void = () => assert.fail();
     const outdated = new OutdatedPings(
       {
-        find: async (id) => all.filter((each) => each.id === id).map(stored)[0],
-        list: async () => all.map(stored),
+        find: async (id) => all.find((each) => each.run.id === id),
+        list: async () => all,
+        clock: async () => () => now,
       },
       {
         onChange: (listener) => {
@@ -154,15 +163,16 @@ describe('a ping', () => {
       },
     );
     assert.equal(await outdated.reason(run.id, 'start'), undefined);
-    assert.equal(await outdated.reason(earlier.id, 'start'), 'the run has ended');
+    assert.equal(await outdated.reason(behind.run.id, 'start'), 'the run has ended');
     assert.equal(await outdated.reason(randomUUID(), 'down'), 'its run is no longer kept');
-    assert.equal(await outdated.reason(old.id, 'up'), 'the run ended too long ago');
-    assert.equal(await outdated.reason(earlier.id, 'up'), undefined);
-    const later = endOf(1, { status: 'Failure' });
+    assert.equal(await outdated.reason(old.run.id, 'up'), 'the run ended too long ago');
+    assert.equal(await outdated.reason(ahead.run.id, 'up'), 'a later run with the same ping has ended');
+    assert.equal(await outdated.reason(behind.run.id, 'up'), undefined);
+    const later = endOf(1, -2 * dayMs, { status: 'Failure' });
     all.push(later);
-    see(stored(later));
-    assert.equal(await outdated.reason(earlier.id, 'up'), 'a later run with the same ping has ended');
-    for (const last of [later, other]) assert.equal(await outdated.reason(last.id, 'down'), undefined);
+    see(later);
+    assert.equal(await outdated.reason(behind.run.id, 'up'), 'a later run with the same ping has ended');
+    for (const last of [later, other]) assert.equal(await outdated.reason(last.run.id, 'down'), undefined);
   });
   it('is of runs that ask for it', () => {
     const { ping: _, ...request } = run.request;
@@ -282,6 +292,47 @@ describe('an endpoint in a request', () => {
 
   it('stands in logs by its host only', () => {
     assert.equal(shown('https://hooks.example.net:8443/T0/secret?token=x'), 'https://hooks.example.net:8443');
+  });
+});
+
+describe('the notices of ends', () => {
+  /** The ids of the messages that are queued for these changes of the bucket. */
+  async function announced(...changes: [key: string, Operation][]): Promise<string[]> {
+    const over = new AbortController();
+    const queued: string[] = [];
+    const publish = async (_: string, __: string, { msgID }: { msgID: string }) => queued.push(msgID);
+    async function* messages() {
+      for (const [key, stored] of changes)
+        yield {
+          subject: `$KV.lxstow_operations.${key}`,
+          json: () => stored,
+          ack: () => undefined,
+          term: () => undefined,
+        };
+      over.abort();
+    }
+    const nats = {
+      ...{ loss: new AbortController().signal, untilConnected: async () => undefined },
+      ...{ js: { publish }, ask: (_: string, request: () => unknown) => request() },
+    };
+    await announceEnds({
+      nats: nats as unknown as Nats,
+      consumer: { fetch: async () => Object.assign(messages(), { stop: () => undefined }) } as unknown as Consumer,
+      of: 'operations',
+      config: notify({ endpoints: ['https://hooks.example.net/x'] }),
+      log: { error: () => undefined } as unknown as Log,
+      stop: over.signal,
+    });
+    return queued;
+  }
+  const on = (remote: string) => succeed(running(made({ address: { ...address, remote } })), ended);
+
+  it('are those of each host, although their operations have one id', async () => {
+    assert.equal(new Set(await announced([`a.${id}`, on('a')], [`b.${id}`, on('b')])).size, 2);
+  });
+
+  it('are of the host whose worker may write the record', async () => {
+    assert.equal((await announced([`a.${id}`, on('a')], [`b.${id}`, on('a')])).length, 1);
   });
 });
 

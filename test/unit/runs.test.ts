@@ -383,17 +383,22 @@ describe('the fleet', () => {
     const until = (hour: number) => ({
       schedule: { name: 's', slot: '', starts_at, jitter_seconds: 3600, window_ends: `2026-11-29T0${hour}:00:00.000Z` },
     });
-    const second = (first: Partial<Run>, then: Partial<Run>, meanwhile: (of: OpenRun) => unknown = () => undefined) => {
+    type Meanwhile = (of: OpenRun, fleet: Fleet) => unknown;
+    const second = (first: Partial<Run>, then: Partial<Run>, meanwhile: Meanwhile = () => undefined) => {
       const fleet = new Fleet();
       const holder = fleet.add(runOf(children, first), [[{ ...child }]]);
       fleet.next(0);
-      meanwhile(holder);
+      meanwhile(holder, fleet);
       const open = fleet.add(runOf(children, then), [[{ ...child }]]);
       const queued = fleet.next(0).length;
       return [open.chunks[0]?.[0]?.child.state, queued];
     };
     const cancel = ({ run }: OpenRun) => Object.assign(run, { status: 'Cancelling' });
     assert.deepEqual(second({}, {}, cancel), ['pending', 1]);
+    const cancelChild: Meanwhile = ({ run }, fleet) => {
+      for (const status of ['Running', 'Cancelling'] as const) fleet.see(operation(run, child, status));
+    };
+    assert.deepEqual(second({}, {}, cancelChild), ['pending', 1]);
     assert.deepEqual(second({}, {}), ['skipped', 0]);
     assert.deepEqual(second(until(5), {}), ['pending', 1]);
     assert.deepEqual(second(until(5), until(6)), ['pending', 0]);

@@ -157,6 +157,12 @@ export async function exportCommand(texts: string[]): Promise<Exit> {
   const found = (await all(gateway)).filter(({ name }) => names.length === 0 || names.includes(name));
   const missing = names.find((name) => !found.some((each) => each.name === name));
   if (missing !== undefined) throw new CliError(exits.notFound, `schedule ${missing} does not exist`);
+  const { name, masked = [] } = found.find((each) => each.masked) ?? {};
+  // A schedule that is made from its scheme, host and port alone would call another URL.
+  if (name !== undefined)
+    throw new CliError(exits.refused, `this client sees only a part of ${masked.join(' and ')} of schedule ${name}`, {
+      hint: 'to export it, use the certificate of an operator',
+    });
   process.stdout.write(
     stringify({ schedules: Object.fromEntries(found.map(({ name, definition }) => [name, definition])) }),
   );
@@ -173,10 +179,12 @@ export async function applyCommand(
   // Check all definitions before changing anything.
   for (const [name, definition] of Object.entries(wanted))
     check('http-schedules-post.json', { name, definition }, name);
-  const known = new Map((await all(gateway)).map((each) => [each.name, each.definition]));
+  const known = new Map((await all(gateway)).map((each) => [each.name, each]));
   for (const [name, definition] of Object.entries(wanted)) {
     const before = known.get(name);
-    const what = before === undefined ? 'created' : isDeepStrictEqual(before, definition) ? 'unchanged' : 'changed';
+    const what =
+      before === undefined ? 'created' : isSame(before, definition as ScheduleBody) ? 'unchanged' : 'changed';
+    if (before?.masked) say(`${name}: of ${before.masked.join(' and ')}, this client sees only scheme, host and port`);
     try {
       if (!dryRun && what === 'created') await gateway.ask('POST', ['schedules'], { body: { name, definition } });
       if (!dryRun && what === 'changed') await gateway.ask('PUT', ['schedules', name], { body: definition as object });
@@ -188,6 +196,15 @@ export async function applyCommand(
     process.stdout.write(`${name}: ${what}${dryRun && what !== 'unchanged' ? ' (dry run)' : ''}\n`);
   }
   return exits.ok;
+}
+
+/** Whether a definition is that of the schedule, as far as this client sees it. */
+function isSame({ definition, masked = [] }: ShownSchedule, wanted: ScheduleBody): boolean {
+  const seen = masked.flatMap((field) => {
+    const url = wanted[field];
+    return url === undefined ? [] : [[field, new URL(url).origin]];
+  });
+  return isDeepStrictEqual(definition, { ...wanted, ...Object.fromEntries(seen) });
 }
 
 async function readSchedules(file: string): Promise<Record<string, unknown>> {

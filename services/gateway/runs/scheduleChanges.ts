@@ -182,7 +182,7 @@ export async function nextInstances(
   const { definition } = schedule;
   const [slot] = nextOf(schedule, 1);
   if (!slot) return { times: [], silent: new Map() };
-  const { selector, keep } = runRequest(name, definition, '');
+  const { selector, keep } = requestFor(schedule.requestor, runRequest(name, definition, ''));
   const keysOf = await instanceKeeps(parts);
   const { remotes, gateway } = parts.config;
   const hosts = hostsOf(definition, Object.keys(remotes));

@@ -7,7 +7,7 @@ import { shown as originOf } from '../../notices/allowedEndpoints.ts';
 import { checkRule } from '../../retention/keep.ts';
 import { checkSelector } from '../../runs/selector.ts';
 import { nextSlot, parseCron } from '../../schedules/cron.ts';
-import { runRequest } from '../../schedules/scheduler.ts';
+import { ruleTrouble, runRequest } from '../../schedules/scheduler.ts';
 import type { StoredSchedule } from '../../schedules/scheduleStore.ts';
 import type { GatewayParts } from '../gatewayParts.ts';
 import { ownerTrouble } from './scheduleOwner.ts';
@@ -41,7 +41,7 @@ function minutesFrom(one: number, other: number): number {
   return (other - one + dayMinutes) % dayMinutes;
 }
 
-/** `mayChange`: the client may change schedules over HTTPS. Other clients see only the origins of its URLs, whose paths may be secret. */
+/** `mayChange`: the client may change schedules over HTTPS. Other clients see only the origins of its URLs, whose paths may be secret; `masked` says of which. */
 export async function showSchedule(
   parts: Pick<GatewayParts, 'trust' | 'config'>,
   { schedule }: StoredSchedule,
@@ -49,11 +49,21 @@ export async function showSchedule(
 ): Promise<ShownSchedule> {
   const { token: _, restricted: __, begun: ___, ...stored } = schedule;
   const { definition } = stored;
+  const masked = endpointFields.filter((field) => !mayChange && isCut(definition[field]));
   const shown = mayChange ? stored : { ...stored, definition: withEndpoints(definition, originOf) };
   const from = activeFrom(schedule, new Date());
   const next = from && nextSlot(parseCron(definition.cron), definition.zone ?? 'UTC', from);
-  const trouble = await ownerTrouble(parts, schedule);
-  return { ...shown, ...(next && { next: next.at }), ...(trouble !== undefined && { owner_trouble: trouble }) };
+  const trouble = (await ownerTrouble(parts, schedule)) ?? ruleTrouble(schedule);
+  return {
+    ...shown,
+    ...(next && { next: next.at }),
+    ...(trouble !== undefined && { owner_trouble: trouble }),
+    ...(masked.length > 0 && { masked }),
+  };
+}
+
+function isCut(endpoint: string | undefined): boolean {
+  return endpoint !== undefined && originOf(endpoint) !== endpoint;
 }
 
 /** The definition that a client has sent, with the stored URL in place of one that is only its origin, as `showSchedule` has shown it. */

@@ -29,6 +29,8 @@ export interface OpenChild {
   tried: boolean;
   /** Whether a worker took it and handed it back. */
   handedBack: boolean;
+  /** Whether its operation is being cancelled. */
+  cancelling: boolean;
   /** When it may begin, by Date.now(). */
   dueMs: number;
 }
@@ -80,7 +82,16 @@ export class Fleet {
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
     const added = children.map((child) => ({
-      ...{ id: childId(of.run, child), of, chunk, child, fed: false, tried: false, handedBack: false },
+      ...{
+        id: childId(of.run, child),
+        of,
+        chunk,
+        child,
+        fed: false,
+        tried: false,
+        handedBack: false,
+        cancelling: false,
+      },
       dueMs: dueMs(of.run, child),
     }));
     of.chunks.push(added);
@@ -130,6 +141,7 @@ export class Fleet {
     if (!child || operation.remote !== child.child.remote) return undefined;
     this.markFed(child);
     child.handedBack = isHandedBack(operation);
+    child.cancelling = operation.status === 'Cancelling';
     this.settle(child, outcomeFor(child.child, operation));
     return child;
   }
@@ -145,7 +157,7 @@ export class Fleet {
   /** Takes back markFed, for a child that could not be queued. */
   unmarkFed(open: OpenChild): void {
     if (!open.fed || !this.#children.has(open.id)) return;
-    Object.assign(open, { fed: false, handedBack: false });
+    Object.assign(open, { fed: false, handedBack: false, cancelling: false });
     const host = this.#host(open.child.remote);
     host.fed.delete(open);
     host.waiting.set(open.of, [open, ...(host.waiting.get(open.of) ?? [])]);
@@ -256,10 +268,10 @@ function isHandedBack({ status, attempt, metadata }: Operation): boolean {
   return status === 'Pending' && (attempt > 0 || metadata.waiting_for !== undefined);
 }
 
-/** Whether `other` can rely on this child's run: it is not being cancelled, and its window cannot end without the backup unless that of `other` has ended, too. */
-function isSure({ of: { run }, fed }: OpenChild, { of: other }: OpenChild): boolean {
+/** Whether `other` can rely on this child: neither it nor its run is being cancelled, and the run's window cannot end without the backup unless that of `other` has ended, too. */
+function isSure({ of: { run }, fed, cancelling }: OpenChild, { of: other }: OpenChild): boolean {
   const ends = (each: Run) => Date.parse(each.schedule?.window_ends ?? '') || Number.POSITIVE_INFINITY;
-  return run.status === 'Running' && (fed || ends(run) >= ends(other.run));
+  return run.status === 'Running' && !cancelling && (fed || ends(run) >= ends(other.run));
 }
 
 /** Whether a host has not answered for this run yet. Its children so far come from the records, and wait. */
