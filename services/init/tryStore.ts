@@ -1,7 +1,7 @@
 /** Tries a store before anything is written: an S3 server by doctor's checks, a folder by writing to it. */
 import { existsSync, statSync } from 'node:fs';
-import { mkdir, realpath, rm, rmdir, writeFile } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { mkdir, rm, rmdir, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { sizeText } from '../contract/amounts.ts';
 import { systemCode } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
@@ -12,6 +12,7 @@ import { markerName } from '../storage/folder/folderMarker.ts';
 import { createS3Store } from '../storage/s3/s3.ts';
 import { createLogger } from '../telemetry/logger.ts';
 import type { Access, FolderPlace, S3Place } from './initAnswers.ts';
+import { withoutLinks } from './places.ts';
 import { findProgram, runProgram } from './programs.ts';
 import type { LocalServer } from './servers.ts';
 
@@ -48,7 +49,7 @@ export async function tryFolder(
     );
     return findings;
   }
-  if (await isIn(folder, state)) {
+  if (isIn(folder, state)) {
     // Earlier versions allowed it: such a store goes on.
     const isStore = existsSync(join(folder, markerName));
     report(
@@ -88,14 +89,8 @@ export async function tryFolder(
   return findings;
 }
 
-async function isIn(path: string, folder: string): Promise<boolean> {
-  return `${await withoutLinks(path)}/`.startsWith(`${await withoutLinks(folder)}/`);
-}
-
-/** The path without symbolic links, as far as it exists. */
-export async function withoutLinks(path: string): Promise<string> {
-  if (path === '/') return path;
-  return realpath(path).catch(async () => join(await withoutLinks(dirname(path)), basename(path)));
+function isIn(path: string, folder: string): boolean {
+  return `${withoutLinks(path)}/`.startsWith(`${withoutLinks(folder)}/`);
 }
 
 /** Returns whether it did not exist. */

@@ -37,7 +37,7 @@ import { recoveryPage, writePage } from '../../services/init/recoveryPage.ts';
 import type { LocalServer } from '../../services/init/servers.ts';
 import { tryFolder } from '../../services/init/tryStore.ts';
 import { undo } from '../../services/init/undo.ts';
-import { dropIn, unitFiles } from '../../services/init/units.ts';
+import { dropIn, ownUnit, unitFiles } from '../../services/init/units.ts';
 
 const place: S3Place = {
   endpoint: 'https://s3.example.net',
@@ -406,6 +406,23 @@ describe('what lxstow init writes', () => {
       assert.deepEqual(valuesOf(text, 'ProtectHome'), folder.startsWith('/home/') ? ['no'] : []);
       assert.deepEqual(valuesOf(text, 'PrivateTmp'), folder.startsWith('/tmp/') ? ['no'] : []);
     }
+  });
+
+  it('a sandbox that lets the service write to a folder behind a link, or where ProtectSystem=full is read-only', () => {
+    const service = { program: ['lxstow'], env: { PATH: '' }, natsPort: 4222, healthPorts: [], gid: 107 };
+    const places = placesFor('/etc/lxstow/lxstow.yaml', {}, true);
+    const text = (folder: string, links: Record<string, string> = {}) =>
+      dropIn({ ...service, places, folder }, ['lxstow'], (path) => links[path] ?? path);
+    const backups = text('/data/backups/lxstow', { '/var/backups': '/data/backups' });
+    assert.doesNotMatch(backups, /-\/var\/backups/);
+    assert.match(backups, /-\/var\/cache/);
+    assert.match(text('/data/home/anna/b', { '/home': '/data/home' }), /^ProtectHome=no$/m);
+    assert.match(text('/data/tmp/b', { '/tmp': '/data/tmp' }), /^PrivateTmp=no$/m);
+    const local = text('/usr/local/b');
+    assert.match(local, /^ProtectSystem=no$/m);
+    assert.match(local, /^ReadOnlyPaths=-\/boot -\/efi -\/etc -\/usr\/bin /m);
+    assert.match(ownUnit({ ...service, places, folder: '/etc/b' }, ['lxstow']), /^ProtectSystem=no$/m);
+    assert.match(ownUnit({ ...service, places, folder: '/mnt/b' }, ['lxstow']), /^ProtectSystem=full$/m);
   });
 
   it('no recovery page over that of a store with a similar name', async () => {

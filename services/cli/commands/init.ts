@@ -15,7 +15,7 @@ import {
   writeConfiguration,
 } from '../../init/configurationFile.ts';
 import { placeText } from '../../init/initAnswers.ts';
-import { type InitRecord, type Places, placesFor, readRecord, writeRecord } from '../../init/places.ts';
+import { type InitRecord, type Places, placesFor, readRecord, withoutLinks, writeRecord } from '../../init/places.ts';
 import { freePorts, usualNatsPort } from '../../init/ports.ts';
 import { findProgram } from '../../init/programs.ts';
 import { writePage } from '../../init/recoveryPage.ts';
@@ -31,7 +31,7 @@ import {
   unitsOf,
   withoutStore,
 } from '../../init/standaloneService.ts';
-import { makeFolder, poolText, withoutLinks } from '../../init/tryStore.ts';
+import { makeFolder, poolText } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
 import { isPackaged, type Service, unitName } from '../../init/units.ts';
 import { removeNightly, setNightly, trustThisUser } from '../client/firstSteps.ts';
@@ -195,7 +195,7 @@ interface Preparation {
  */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const { ports, natsPort } = await choosePorts(places, record, earlier);
-  const folder = 'folder' in answers.store ? await withoutLinks(answers.store.folder) : undefined;
+  const folder = 'folder' in answers.store ? withoutLinks(answers.store.folder) : undefined;
   const healthPorts = [ports.gatewayHealth, ports.workerHealth];
   const service: Service = { places, program: programOf(env), env, natsPort, healthPorts, gid: server.gid, folder };
   const state = record?.state ?? places.state;
