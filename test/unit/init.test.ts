@@ -15,11 +15,11 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { parse } from 'yaml';
 import { loadConfig } from '../../services/contract/config.ts';
-import { examine } from '../../services/doctor/finding.ts';
+import { type Check, examine } from '../../services/doctor/finding.ts';
 import { poolsBeside } from '../../services/doctor/folder.ts';
 import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
@@ -211,6 +211,25 @@ describe('answers to lxstow init', () => {
     const keyless = findAnswers({ ...again, earlier: { ...earlier, store: undefined }, asker: undefined });
     await assert.rejects(keyless, /names a store without its keys/);
   });
+});
+
+it('a check that is late reports only what it could not remove, not the requests that were cut off', async () => {
+  const late = new AbortController();
+  const { mock: timeout } = mock.method(AbortSignal, 'timeout', () => late.signal);
+  const check: Check = async ({ signal }, report, reportLeft) => {
+    report('ok', 'before');
+    await once(signal, 'abort');
+    report('problem', 'S3 does not support conditional writes: no answer in 5 s');
+    reportLeft('warning', 'the test object may still be in the bucket');
+    signal.throwIfAborted();
+  };
+  const examined = examine('s3', check, {} as never, new AbortController().signal);
+  timeout.restore();
+  late.abort(new DOMException('late', 'TimeoutError'));
+  assert.deepEqual(
+    (await examined).map(({ finding }) => finding),
+    ['before', 'the test object may still be in the bucket', 'the remaining checks did not finish within 20 s'],
+  );
 });
 
 it('a check that is stopped removes what it has created before it ends', async () => {
