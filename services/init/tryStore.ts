@@ -67,7 +67,7 @@ export async function tryFolder(
       report(
         'problem',
         `lxstow's service may not write to ${folder}: it is root without capabilities, and may write only where the owner, mode or mount lets it`,
-        `chown -R root: '${folder}', or mount the disk or share with uid=0.`,
+        await adviceForConfined(folder),
       );
       return findings;
     }
@@ -104,14 +104,34 @@ export async function makeFolder(folder: string): Promise<boolean> {
   }
 }
 
-/** Tries it as the package's service will: as root without capabilities (units.ts). */
+/** Tries it as the package's service will. */
 async function canConfinedWrite(folder: string): Promise<boolean> {
   const probe = join(folder, `.lxstow-init-${process.pid}`);
   try {
-    return (await runProgram('setpriv', ['--bounding-set=-all', '--inh-caps=-all', 'touch', probe])).status === 0;
+    return await isDoneConfined('touch', probe);
   } finally {
     await rm(probe, { force: true }).catch(() => undefined);
   }
+}
+
+/** Runs a program as root without capabilities, as the package's service is (units.ts); returns whether it succeeds. */
+async function isDoneConfined(...command: string[]): Promise<boolean> {
+  return (await runProgram('setpriv', ['--bounding-set=-all', '--inh-caps=-all', ...command])).status === 0;
+}
+
+async function adviceForConfined(folder: string): Promise<string> {
+  for (const above of foldersAbove(withoutLinks(folder)))
+    if (!(await isDoneConfined('test', '-x', above)))
+      return `Use a folder outside of ${above}, which other users may not enter, or: chmod o+x '${above}'.`;
+  // Whatever else is in the folder is the user's.
+  const all = existsSync(join(folder, markerName)) ? '-R ' : '';
+  return `chown ${all}root: '${folder}', or mount the disk or share with uid=0.`;
+}
+
+/** The highest first. */
+function foldersAbove(path: string): string[] {
+  const above = dirname(path);
+  return above === path ? [] : [...foldersAbove(above), above];
 }
 
 /** A few bytes that do not fit on a full disk. */

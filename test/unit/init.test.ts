@@ -3,12 +3,14 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  chmodSync,
   chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -38,6 +40,7 @@ import type { LocalServer } from '../../services/init/servers.ts';
 import { tryFolder } from '../../services/init/tryStore.ts';
 import { undo } from '../../services/init/undo.ts';
 import { dropIn, ownUnit, unitFiles } from '../../services/init/units.ts';
+import { markerName } from '../../services/storage/folder/folderMarker.ts';
 
 const place: S3Place = {
   endpoint: 'https://s3.example.net',
@@ -264,8 +267,20 @@ it("a folder is tried with the rights of the package's service, too", { skip: !i
   assert.deepEqual(await problems(true), []);
   chownSync(folder, 1000, 1000);
   assert.deepEqual(await problems(false), []);
-  assert.match((await problems(true)).join(), /service may not write to .*nas: .* → chown -R root: /);
+  assert.match((await problems(true)).join(), /service may not write to .*nas: .* → chown root: /);
   assert.deepEqual(readdirSync(folder), []);
+  writeFileSync(join(folder, markerName), '');
+  assert.match((await problems(true)).join(), /→ chown -R root: /);
+  rmSync(join(folder, markerName));
+  // What a home directory is on some systems.
+  chownSync(folder, 0, 0);
+  chownSync(bin, 1000, 1000);
+  chmodSync(bin, 0o700);
+  const [problem = ''] = await problems(true);
+  assert.ok(
+    problem.endsWith(`→ Use a folder outside of ${bin}, which other users may not enter, or: chmod o+x '${bin}'.`),
+    problem,
+  );
 });
 
 it('a pool is beside a folder when its folder or disk image is on the same disk', async () => {
