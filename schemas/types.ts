@@ -1081,7 +1081,7 @@ notes?: string
  */
 pinned?: boolean
 /**
- * Puts a legal hold on the backup in the store, and pins the backup. The hold ends when the backup is unpinned.
+ * Puts a legal hold on the backup in the store, and pins the backup. The hold ends when the backup is unpinned. `false` also ends a hold that lxstow has not set, and keeps the pin.
  */
 held?: boolean
 name?: unknown

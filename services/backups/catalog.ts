@@ -4,7 +4,7 @@ import type { BackupAddress, Manifest, ManifestBackup } from '../contract/schema
 import type { ObjectStore } from '../storage/objectStore.ts';
 import type { Log } from '../telemetry/logger.ts';
 import { archiveKey, type BackupScope, manifestKey } from './keys.ts';
-import { formatManifest, readManifest, type StoredBackup } from './manifest.ts';
+import { formatManifest, parseManifest, readManifest, type StoredBackup } from './manifest.ts';
 import { cursorOf, listManifests, type ManifestEntry, manifestsBehind } from './manifestListing.ts';
 import { type OnUnreadable, Summaries, type Summary } from './summaries.ts';
 
@@ -13,7 +13,7 @@ const mostClashes = 20;
 /** Backups of one batch: as many as fit into V8's young generation, so that a long list leaves little garbage behind. */
 const batchLength = 1000;
 
-/** Notes, pin and hold that are left out end. Tags that are left out stay. `held`: false if the hold must end even if no manifest says that there is one. */
+/** Notes, pin and hold that are left out end. Tags that are left out stay. `held`: false if a hold must end even if the manifest does not name it. */
 type BackupChange = Pick<ManifestBackup, 'notes' | 'pinned' | 'held'> & Partial<Pick<ManifestBackup, 'tags'>>;
 
 export class Catalog {
@@ -38,7 +38,7 @@ export class Catalog {
   }
 
   /**
-   * Changes the tags, notes, pin and legal hold of a backup: tags first in its manifest, by compare-and-set, then the tags of its archive. If another process changes the
+   * Changes the tags, notes, pin and legal hold of a backup: first in its manifest, by compare-and-set, then in its archive (a hold ends in the archive first). If another process changes the
    * manifest first, `change` is called again with the new one. Throws not-found, and what `change` throws.
    */
   async change(
@@ -53,31 +53,48 @@ export class Catalog {
       const { notes: _, pinned: __, held: wasHeld = false, ...fixed } = manifest.backup;
       const { held, ...changed } = change(found);
       const next = { ...manifest, backup: { ...fixed, ...changed, ...(held && { held }) } };
-      // Repeated, it completes what failed halfway: the manifest changes last.
-      if ((held ?? false) !== wasHeld) await this.#hold(address, !wasHeld, signal);
-      else if (held === false) await this.#releaseUnknown(address, signal);
+      // A hold is in the manifest before it begins, and until it has ended. So the same change again completes what failed halfway.
+      if (wasHeld && !held) await this.#release(address, manifest, signal);
+      else if (held === false) await this.#releaseUnknown(address, manifest, signal);
       const { lock } = next.backup;
       const options = { tags: next.backup.tags, contentType: 'application/json', lock, held: held ?? false };
-      try {
-        const etag = await this.#store.replace(key, found.etag, formatManifest(next), options, signal);
-        // A store may accept no tags, or no more of them: notes can be changed all the same. Tags are sent even if the manifest has them: an earlier request may have failed here.
-        if (changed.tags) await this.#tagArchive(address, { manifest: next, etag }, signal);
-        return { manifest: next, etag };
-      } catch (error) {
+      const etag = await this.#store.replace(key, found.etag, formatManifest(next), options, signal).catch((error) => {
         if (!(isCode(error, 'conflict') || isCode(error, 'not-found')) || clashes >= mostClashes) throw error;
-      }
+      });
+      if (etag === undefined) continue;
+      if (held) await this.#holdArchive(address, wasHeld, signal);
+      // A store may accept no tags, or no more of them: notes can be changed all the same. Tags are sent even if the manifest has them: an earlier request may have failed here.
+      if (changed.tags) await this.#tagArchive(address, { manifest: next, etag }, signal);
+      return { manifest: next, etag };
     }
   }
 
-  /** Puts a hold on the archive (the manifest is held as it is written), or releases both, and the old versions of the manifest. */
-  async #hold(address: BackupAddress, held: boolean, signal: AbortSignal): Promise<void> {
-    await this.#store.hold(archiveKey(this.#prefix, address), held, signal);
-    if (!held) await this.#store.hold(manifestKey(this.#prefix, address), held, signal);
+  /** Holds the archive as its manifest says, or releases it again if that has changed since. If it was held before, it may be gone. */
+  async #holdArchive(address: BackupAddress, wasHeld: boolean, signal: AbortSignal): Promise<void> {
+    for (let held = true; ; held = !held) {
+      const sent = this.#store.hold(archiveKey(this.#prefix, address), held, signal);
+      await (wasHeld ? unlessMissing(() => sent) : sent);
+      const { manifest } = await this.stored(address, signal);
+      if ((manifest.backup.held ?? false) === held) return;
+    }
   }
 
-  /** Releases a hold whose manifest was never written. Without Object Lock, the right to hold, or an archive, there is none. */
-  async #releaseUnknown(address: BackupAddress, signal: AbortSignal): Promise<void> {
-    await unlessCode(['s3-refused', 's3-denied', 'not-found'], () => this.#hold(address, false, signal));
+  /** Releases archive and manifest, and the old versions of this manifest: those of another backup that had the name stay held. */
+  async #release(address: BackupAddress, { operation }: Manifest, signal: AbortSignal): Promise<void> {
+    const isOfBackup = (body: Buffer) => {
+      try {
+        return parseManifest(body, address).operation === operation;
+      } catch {
+        return false;
+      }
+    };
+    await unlessMissing(() => this.#store.hold(archiveKey(this.#prefix, address), false, signal));
+    await this.#store.hold(manifestKey(this.#prefix, address), false, signal, isOfBackup);
+  }
+
+  /** Releases a hold that the manifest does not name. Without Object Lock, or the right to hold, there is none. */
+  async #releaseUnknown(address: BackupAddress, manifest: Manifest, signal: AbortSignal): Promise<void> {
+    await unlessCode(['s3-refused', 's3-denied'], () => this.#release(address, manifest, signal));
   }
 
   /** Tags the archive, and again if the manifest has changed since: the tags of the last change are written last, whichever request overtakes which. */

@@ -34,7 +34,8 @@ export interface Patient {
   signal: AbortSignal;
 }
 
-export type Check = (patient: Patient, report: Report) => Promise<void>;
+/** What `report` gets after an abort is dropped: requests then fail because of the abort. `reportLeft` gets what could not be removed. */
+export type Check = (patient: Patient, report: Report, reportLeft: Report) => Promise<void>;
 
 /** Timeout of a single request. */
 export const answerMs = 5000;
@@ -57,7 +58,8 @@ export async function examine(area: Area, check: Check, patient: Omit<Patient, '
   const late = AbortSignal.timeout(areaMs);
   const report = reportTo(findings, area);
   const signal = AbortSignal.any([stop, late]);
-  const checked = check({ ...patient, signal }, report);
+  const inTime: Report = (...finding) => void (signal.aborted || report(...finding));
+  const checked = check({ ...patient, signal }, inTime, report);
   try {
     await until(signal, checked);
   } catch (thrown) {

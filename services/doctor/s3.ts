@@ -30,7 +30,7 @@ interface Server {
   signal: AbortSignal;
 }
 
-export async function examineS3(patient: Patient, report: Report): Promise<void> {
+export async function examineS3(patient: Patient, report: Report, reportLeft: Report): Promise<void> {
   const { signal, roles } = patient;
   const { s3: config, worker } = patient.config;
   if (config.folder !== undefined && !(await examineFolder(config.folder, patient, report))) return;
@@ -49,7 +49,7 @@ export async function examineS3(patient: Patient, report: Report): Promise<void>
   const kept = await examineVersions(bucket, config.bucket, signal, report);
   const { prefix } = config;
   const folder = roles.includes('gateway') ? prefix && `${prefix}/` : listPrefix(prefix, worker);
-  await new RightsTrial({ store, bucket, name: config.bucket, kept, folder, signal }, report).run();
+  await new RightsTrial({ store, bucket, name: config.bucket, kept, folder, signal }, report, reportLeft).run();
   await examineSpace(server, report);
 }
 

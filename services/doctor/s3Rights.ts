@@ -35,11 +35,12 @@ export class RightsTrial {
   readonly #prefix: string;
   readonly #key: string;
   readonly #report: Report;
+  readonly #reportLeft: Report;
   readonly #done: string[] = [];
   #failed = false;
   #upload: Upload | undefined;
 
-  constructor(options: TrialOptions, report: Report) {
+  constructor(options: TrialOptions, report: Report, reportLeft: Report) {
     const { store, kept, folder } = options;
     this.#options = options;
     this.#store = store;
@@ -48,6 +49,7 @@ export class RightsTrial {
     // In a bucket that locks, an object stays: so use one key, however often this is run.
     this.#key = `${this.#prefix}${kept.locked ? 'locked' : randomUUID()}`;
     this.#report = report;
+    this.#reportLeft = reportLeft;
   }
 
   /** Makes every call of gateway and worker once. In a locked bucket it deletes and completes nothing, and leaves one small object. */
@@ -213,7 +215,7 @@ export class RightsTrial {
       for (const each of [Version, DeleteMarker].flat() as Xml[])
         await bucket.send({ method: 'DELETE', key, query: { versionId: word(each, 'VersionId') }, signal: now() });
     } catch (error) {
-      this.#report(
+      this.#reportLeft(
         'warning',
         `the test object may still be in the bucket: ${messageOf(error)}`,
         `Remove it, with its versions: \`aws s3 rm s3://${name}/${key}\`; if the bucket keeps versions, also \`aws s3api delete-object\` with each \`--version-id\`.`,

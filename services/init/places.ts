@@ -1,8 +1,8 @@
 /** Where `lxstow init` puts its files: for root below /etc and /var, for others below their home. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, realpathSync } from 'node:fs';
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { systemCode } from '../contract/errors.ts';
 
 export interface Places {
@@ -50,6 +50,16 @@ export function placesFor(file: string | undefined, env: NodeJS.ProcessEnv, root
   const system = root && folder === systemFolder;
   const state = system ? '/var/lib/lxstow' : join(env.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'lxstow');
   return { config, state, page: join(folder, 'recovery.md'), record: join(folder, 'init.json'), system };
+}
+
+/** The path without symbolic links, as far as it exists. */
+export function withoutLinks(path: string): string {
+  if (path === '/') return path;
+  try {
+    return realpathSync(path);
+  } catch {
+    return join(withoutLinks(dirname(path)), basename(path));
+  }
 }
 
 export function readRecord({ record }: Places): InitRecord | undefined {

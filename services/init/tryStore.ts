@@ -1,7 +1,7 @@
 /** Tries a store before anything is written: an S3 server by doctor's checks, a folder by writing to it. */
 import { existsSync, statSync } from 'node:fs';
-import { mkdir, realpath, rm, rmdir, writeFile } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { mkdir, rm, rmdir, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { sizeText } from '../contract/amounts.ts';
 import { systemCode } from '../contract/errors.ts';
 import { check } from '../contract/schemas.ts';
@@ -12,6 +12,7 @@ import { markerName } from '../storage/folder/folderMarker.ts';
 import { createS3Store } from '../storage/s3/s3.ts';
 import { createLogger } from '../telemetry/logger.ts';
 import type { Access, FolderPlace, S3Place } from './initAnswers.ts';
+import { withoutLinks } from './places.ts';
 import { findProgram, runProgram } from './programs.ts';
 import type { LocalServer } from './servers.ts';
 
@@ -48,7 +49,7 @@ export async function tryFolder(
     );
     return findings;
   }
-  if (await isIn(folder, state)) {
+  if (isIn(folder, state)) {
     // Earlier versions allowed it: such a store goes on.
     const isStore = existsSync(join(folder, markerName));
     report(
@@ -66,7 +67,7 @@ export async function tryFolder(
       report(
         'problem',
         `lxstow's service may not write to ${folder}: it is root without capabilities, and may write only where the owner, mode or mount lets it`,
-        `chown -R root: '${folder}', or mount the disk or share with uid=0.`,
+        await adviceForConfined(folder),
       );
       return findings;
     }
@@ -88,14 +89,8 @@ export async function tryFolder(
   return findings;
 }
 
-async function isIn(path: string, folder: string): Promise<boolean> {
-  return `${await withoutLinks(path)}/`.startsWith(`${await withoutLinks(folder)}/`);
-}
-
-/** The path without symbolic links, as far as it exists. */
-export async function withoutLinks(path: string): Promise<string> {
-  if (path === '/') return path;
-  return realpath(path).catch(async () => join(await withoutLinks(dirname(path)), basename(path)));
+function isIn(path: string, folder: string): boolean {
+  return `${withoutLinks(path)}/`.startsWith(`${withoutLinks(folder)}/`);
 }
 
 /** Returns whether it did not exist. */
@@ -109,14 +104,34 @@ export async function makeFolder(folder: string): Promise<boolean> {
   }
 }
 
-/** Tries it as the package's service will: as root without capabilities (units.ts). */
+/** Tries it as the package's service will. */
 async function canConfinedWrite(folder: string): Promise<boolean> {
   const probe = join(folder, `.lxstow-init-${process.pid}`);
   try {
-    return (await runProgram('setpriv', ['--bounding-set=-all', '--inh-caps=-all', 'touch', probe])).status === 0;
+    return await isDoneConfined('touch', probe);
   } finally {
     await rm(probe, { force: true }).catch(() => undefined);
   }
+}
+
+/** Runs a program as root without capabilities, as the package's service is (units.ts); returns whether it succeeds. */
+async function isDoneConfined(...command: string[]): Promise<boolean> {
+  return (await runProgram('setpriv', ['--bounding-set=-all', '--inh-caps=-all', ...command])).status === 0;
+}
+
+async function adviceForConfined(folder: string): Promise<string> {
+  for (const above of foldersAbove(withoutLinks(folder)))
+    if (!(await isDoneConfined('test', '-x', above)))
+      return `Use a folder outside of ${above}, which other users may not enter, or: chmod o+x '${above}'.`;
+  // Whatever else is in the folder is the user's.
+  const all = existsSync(join(folder, markerName)) ? '-R ' : '';
+  return `chown ${all}root: '${folder}', or mount the disk or share with uid=0.`;
+}
+
+/** The highest first. */
+function foldersAbove(path: string): string[] {
+  const above = dirname(path);
+  return above === path ? [] : [...foldersAbove(above), above];
 }
 
 /** A few bytes that do not fit on a full disk. */

@@ -1,6 +1,6 @@
 /** Files for systemd: a drop-in for the package's unit; without the package, a whole unit. */
 import { existsSync } from 'node:fs';
-import type { Places } from './places.ts';
+import { type Places, withoutLinks } from './places.ts';
 import { usualNatsPort } from './ports.ts';
 
 export interface Service {
@@ -35,7 +35,11 @@ export function unitFiles(service: Service, command: string[]): UnitFile[] {
 }
 
 /** The configuration has the keys of the store, so only root may read it; systemd hands it to the service. */
-export function dropIn({ places, folder, gid, natsPort }: Service, command: string[]): string {
+export function dropIn(
+  { places, folder, gid, natsPort }: Service,
+  command: string[],
+  resolve: typeof withoutLinks = withoutLinks,
+): string {
   const lines = [
     'LoadCredential=',
     'UnsetEnvironment=LXSTOW_S3_ACCESS_KEY_FILE LXSTOW_S3_SECRET_KEY_FILE',
@@ -49,37 +53,46 @@ export function dropIn({ places, folder, gid, natsPort }: Service, command: stri
         [
           `Environment=${escaped(`LXSTOW_CONFIG=${places.config}`)}`,
           ...['DynamicUser=no', 'User=root', 'PrivateUsers=no'],
-          ...sandboxAround(folder),
+          ...sandboxAround(folder, resolve),
         ]),
     ...(natsPort === usualNatsPort ? [] : ['ExecStart=', `ExecStart=${command.map(escaped).join(' ')}`]),
   ];
   return `${written}[Service]\n${lines.join('\n')}\n`;
 }
 
-/** Read-only for the service, beside what `ProtectSystem=full` covers. */
+/** Read-only by `ProtectSystem=full`. The folders in /usr are for a folder of backups that is in /usr. */
+const system = ['/boot', '/efi', '/etc', '/usr', ...['bin', 'lib', 'sbin', 'share'].map((name) => `/usr/${name}`)];
+/** Read-only for the service, beside these. */
 const readOnly = [
   ...['/home', '/media', '/mnt', '/opt', '/root', '/run', '/srv'],
   ...['backups', 'cache', 'lib', 'local', 'log', 'mail', 'opt', 'snap', 'spool'].map((name) => `/var/${name}`),
 ];
 
+/** Whether one of the paths is the folder or above it. systemd follows symbolic links in its lists, so they are compared without. */
+function areAbove(paths: string[], folder: string, resolve: typeof withoutLinks): boolean {
+  return paths.some((path) => `${folder}/`.startsWith(`${resolve(path)}/`));
+}
+
 /**
  * Lets the service write to the folder. systemd mounts nothing at the folder or above it: with a mount below the disk's, `umount` on the host would succeed while the service keeps the
  * disk; with one at a mount point, the service would not see a disk that is mounted later. So there is neither ReadWritePaths= nor ProtectSystem=strict.
  */
-function sandboxAround(folder: string): string[] {
-  const isAbove = (path: string) => `${folder}/`.startsWith(`${path}/`);
+function sandboxAround(folder: string, resolve: typeof withoutLinks): string[] {
+  const isFull = !areAbove(system, folder, resolve);
+  const listed = isFull ? readOnly : [...system, ...readOnly];
   return [
-    'ProtectSystem=full',
-    `ReadOnlyPaths=${readOnly
-      .filter((path) => !isAbove(path))
+    `ProtectSystem=${isFull ? 'full' : 'no'}`,
+    `ReadOnlyPaths=${listed
+      .filter((path) => !areAbove([path], folder, resolve))
       .map((path) => `-${path}`)
       .join(' ')}`,
-    ...(['/home', '/root', '/run/user'].some(isAbove) ? ['ProtectHome=no'] : []),
-    ...(['/tmp', '/var/tmp'].some(isAbove) ? ['PrivateTmp=no'] : []),
+    ...(areAbove(['/home', '/root', '/run/user'], folder, resolve) ? ['ProtectHome=no'] : []),
+    ...(areAbove(['/tmp', '/var/tmp'], folder, resolve) ? ['PrivateTmp=no'] : []),
   ];
 }
 
-export function ownUnit({ env: { PATH = '' } }: Service, command: string[]): string {
+export function ownUnit({ env: { PATH = '' }, folder }: Service, command: string[]): string {
+  const isFull = folder === undefined || !areAbove(system, folder, withoutLinks);
   return `${written}[Unit]
 Description=lxstow: gateway and worker in one
 Wants=network-online.target
@@ -98,7 +111,7 @@ KillMode=mixed
 TimeoutStopSec=60s
 UMask=0077
 NoNewPrivileges=yes
-ProtectSystem=full
+ProtectSystem=${isFull ? 'full' : 'no'}
 
 [Install]
 WantedBy=multi-user.target

@@ -107,8 +107,11 @@ export class Intake {
     const { operations, leases, reservations, catalog, cancels, name, heartbeatMs, onEnd, log } = this.#tools;
     const { id, place, compression, tags, requestor, trace, lease, gone } = incoming;
     const { instance } = place;
-    const has = (backup: string) => catalog.has({ ...place, backup }, gone);
-    const backup = await reservations.takeNext(place, incoming.named ?? new Date(), compression, id, has);
+    // The deletion of a backup of that name could remove the new archive. It sees the reservation if it begins later.
+    const inUse = async (backup: string) =>
+      (await catalog.has({ ...place, backup }, gone)) ||
+      (await leases.holder(claimKey(place, backup, removal))) !== undefined;
+    const backup = await reservations.takeNext(place, incoming.named ?? new Date(), compression, id, inUse);
     const address: BackupAddress = { ...place, backup };
     using _kept = reservations.keep(place, backup, id, (error) => log.warn('name not renewed', { ...address, error }));
     const ownLog = log.child({ operation: id, trace, ...address, kind: 'upload' });
@@ -126,8 +129,6 @@ export class Intake {
       if (!attempt) throw new LxstowError('cancelled', 'the upload was cancelled before it began');
       if (attempt.operation.backup !== backup) await attempt.record({ backup });
       await attempt.claim(claimKey(address, backup, id), `backup ${instance}/${backup} is in use`);
-      if (await leases.holder(claimKey(address, backup, removal)))
-        throw new LxstowError('instance-busy', `backup ${instance}/${backup} is being deleted`);
       {
         using _alive = keepAlive(attempt, cancels, heartbeatMs);
         await this.#fill(address, incoming, attempt);

@@ -1,10 +1,10 @@
 /** S3 Object Lock: objects that cannot be removed for some time, or while they are held. */
-import { isCode, LxstowError, unlessCode } from '../contract/errors.ts';
+import { isCode, LxstowError, unlessCode, unlessMissing } from '../contract/errors.ts';
 import type { ObjectStore, Protection } from './objectStore.ts';
 import type { S3Connection } from './s3/s3Connection.ts';
 import { md5 } from './s3/s3Messages.ts';
 import { isUnsupported } from './s3/s3Refusals.ts';
-import { oldVersions } from './s3/versions.ts';
+import { oldVersions, readVersion } from './s3/versions.ts';
 
 /** Stores take these when an object is written, or its upload begun; with a completion MinIO refuses them. */
 export function lockHeaders({ lock, held }: Protection, nowMs = Date.now()): Record<string, string> {
@@ -30,11 +30,14 @@ export function s3Locks(s3: S3Connection): Pick<ObjectStore, 'hold'> {
     await sent.catch((error) => explainNoLock({ held: true }, error));
   }
   return {
-    async hold(key, held, signal) {
+    async hold(key, held, signal, isToRelease) {
       await put(key, held ? 'ON' : 'OFF', signal);
-      if (held) return;
+      if (held || !isToRelease) return;
       await unlessCode(['s3-denied'], async () => {
-        for await (const version of oldVersions(s3, key, signal)) await put(key, 'OFF', signal, version);
+        for await (const version of oldVersions(s3, key, signal)) {
+          const old = await unlessMissing(() => readVersion(s3, { key, version }, signal));
+          if (old && isToRelease(old.body)) await put(key, 'OFF', signal, version);
+        }
       });
     },
   };
@@ -44,15 +47,15 @@ export function s3Locks(s3: S3Connection): Pick<ObjectStore, 'hold'> {
  * Throws if the bucket has no Object Lock: Garage accepts the headers of a lock, but keeps no lock. Without the right to check this
  * (s3:GetBucketObjectLockConfiguration), lxstow relies on the answer to the write.
  */
-export async function assertLocks(s3: S3Connection, { lock }: Protection, signal: AbortSignal): Promise<void> {
-  if (!lock || locking.has(s3)) return;
+export async function assertLocks(s3: S3Connection, { lock, held }: Protection, signal: AbortSignal): Promise<void> {
+  if (!(lock || held) || locking.has(s3)) return;
   const asked = { method: 'GET' as const, query: { 'object-lock': '' }, signal };
   const state = await s3.ask('ObjectLockConfiguration', asked).then(
     ({ ObjectLockEnabled: state }) => state,
     (error) => {
       if (isCode(error, 's3-denied')) return 'unknown';
       if (isCode(error, 'not-found')) return undefined;
-      return explainNoLock({ lock }, error);
+      return explainNoLock({ lock, held }, error);
     },
   );
   if (state === 'Enabled') locking.add(s3);

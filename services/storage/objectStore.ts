@@ -113,10 +113,10 @@ export interface ObjectStore {
   /** Resolves when every object that is there is on the disk. Does nothing for a store that answers only then. */
   flush(signal: AbortSignal): Promise<void>;
   /**
-   * Puts a legal hold on an object, or releases it, and those of its old versions if they may be listed (s3:ListBucketVersions). Throws s3-refused if the
-   * bucket has no Object Lock.
+   * Puts a legal hold on an object, or releases it, and those of its old versions with bytes of which `isToRelease` is true, if they may be listed and read
+   * (s3:ListBucketVersions, s3:GetObjectVersion). Throws s3-refused if the bucket has no Object Lock.
    */
-  hold(key: string, held: boolean, signal: AbortSignal): Promise<void>;
+  hold(key: string, held: boolean, signal: AbortSignal, isToRelease?: (body: Buffer) => boolean): Promise<void>;
   /**
    * Yields every object whose key begins with `prefix`, once: in order of the keys' bytes, on some servers folder by folder. With `after`
    * only those behind this key in that order.

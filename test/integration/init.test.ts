@@ -359,12 +359,16 @@ describe('lxstow init', { timeout: 1_800_000, skip }, () => {
     const home = join(folder.path, 'annas-home');
     await mkdir(home);
     const env = { HOME: home, XDG_CONFIG_HOME: join(home, '.config') };
-    const anna = (line: string) =>
-      type(`${keys} unshare --user --map-user=54321 --map-group=54321 lxstow ${line}`, env);
-    await anna(`init --yes --store ${endpoint}/lxstow --backup none`);
+    const anna = (line: string, more: NodeJS.ProcessEnv = {}) =>
+      type(`${keys} unshare --user --map-user=54321 --map-group=54321 lxstow ${line}`, { ...env, ...more });
+    const state = join(home, 'state');
+    await anna(`init --yes --store ${endpoint}/lxstow --backup none`, { XDG_STATE_HOME: state });
     assert.match(await anna('list c1'), /backup_/);
+    // Later, the environment names another state directory.
     assert.match(await anna('init --yes'), /is unchanged\nlxstow runs already/);
+    const standalone = (await type(`cat ${state}/lxstow/standalone.pid`)).trim();
     await anna('init --undo');
+    await type(`! grep -qs . /proc/${standalone}/cmdline`);
     assert.equal(await type('ls /etc/lxstow; cat /etc/lxstow/lxstow.yaml'), `lxstow.yaml\n${machines}`);
     await type('rm -r /etc/lxstow');
   });

@@ -150,6 +150,47 @@ describe('a bucket with Object Lock', { timeout: 1_800_000 }, () => {
     assert.match(deleted.stderr, /KiB|MiB are not free yet: the bucket keeps old versions until a lifecycle rule/);
   });
 
+  it('releases no hold that somebody else has set, until a request says held: false', async () => {
+    const name = await stack.backup('c1');
+    for (const object of [name, `${name}.manifest.json`])
+      await store.setObjectLegalHold(bucket, key(object), { status: 'ON' });
+    const patch = async (change: object) =>
+      assert.equal((await stack.stow.request('PATCH', path(name), { body: change })).status, 200);
+    const [{ versionId }] = (await Array.fromAsync(
+      store.listObjects(bucket, key(`${name}.manifest.json`), true, { IncludeVersion: true }),
+    )) as [{ versionId: string }];
+    await patch({ pinned: false });
+    assert.deepEqual([await hold(name), await hold(`${name}.manifest.json`, { versionId })], ['ON', 'ON']);
+    await patch({ held: false });
+    assert.deepEqual([await hold(name), await hold(`${name}.manifest.json`, { versionId })], ['OFF', 'OFF']);
+  });
+
+  it('leaves the hold of an earlier backup of the same name', async () => {
+    const versions = async (object: string): Promise<{ versionId: string }[]> =>
+      (await Array.fromAsync(store.listObjects(bucket, key(object), true, { IncludeVersion: true }))).filter(
+        (version) => version.name === key(object) && !version.isDeleteMarker,
+      );
+    const make = async () =>
+      succeeded(stack.stow, await stack.stow.request('POST', '/1.0/instances/c1/backups', { body: { name: 'daily' } }));
+    const objects = ['daily', 'daily.manifest.json'];
+    await make();
+    assert.equal((await cli('pin', 'c1', 'daily', '--hold')).status, 0);
+    const first = await Promise.all(objects.map(versions));
+    for (const object of objects) await store.removeObject(bucket, key(object));
+    await make();
+    assert.equal((await cli('pin', 'c1', 'daily', '--hold')).status, 0);
+    const pinned = (await Promise.all(objects.map(versions))).map((all, index) =>
+      all.filter(({ versionId }) => !first[index]?.some((old) => old.versionId === versionId)),
+    );
+    assert.equal((await cli('unpin', 'c1', 'daily')).status, 0);
+    for (const [index, object] of objects.entries()) {
+      const states = await Promise.all((first[index] ?? []).map((version) => hold(object, version)));
+      // The manifest's first version is from before the pin.
+      assert.deepEqual(states.toSorted(), index === 0 ? ['ON'] : ['OFF', 'ON']);
+      for (const version of pinned[index] ?? []) assert.equal(await hold(object, version), 'OFF');
+    }
+  });
+
   it('frees nothing by a prune, which says so', async () => {
     const name = await stack.backup('c1');
     await stack.backup('c1');

@@ -51,7 +51,7 @@ describe('systemd units', { skip, timeout: 1_800_000 }, () => {
     const command = [process.execPath, '-c', '/etc/lxstow/lxstow.yaml', 'standalone', '--nats-port', '4223'];
     const dropIns = join(folder.path, 'lxstow-standalone.service.d');
     await mkdir(dropIns);
-    for (const store of [undefined, '/mnt/nas/backups of %h', '/home/me/backups']) {
+    for (const store of [undefined, '/mnt/nas/backups of %h', '/home/me/backups', '/usr/local/backups']) {
       await writeFile(join(dropIns, 'init.conf'), dropIn({ ...service, folder: store }, command));
       const { status, stderr } = await analyze('verify', join(folder.path, 'lxstow-standalone.service'));
       assert.deepEqual([status, stderr], [0, '']);

@@ -6,18 +6,29 @@ import { LxstowError } from '../../services/contract/errors.ts';
 import type { Config } from '../../services/contract/schemas.ts';
 import { type Lease, Leases } from '../../services/coordination/leases.ts';
 import type { Deliveries } from '../../services/jobs/deliveries.ts';
+import { operationIdOf } from '../../services/jobs/jobs.ts';
 import { WaitingRoom, type WaitingRoomOptions } from '../../services/jobs/waitingRoom.ts';
 import { Bucket } from '../../services/nats/bucket/bucket.ts';
-import { instanceLeaseKey, parseLeaseKey, transferPermits, waitKey } from '../../services/nats/bucketKeys.ts';
+import {
+  claimKey,
+  instanceLeaseKey,
+  parseLeaseKey,
+  removal,
+  transferPermits,
+  waitKey,
+} from '../../services/nats/bucketKeys.ts';
 import { connectNats, type Nats } from '../../services/nats/connection.ts';
 import { setUp } from '../../services/nats/setup.ts';
 import { consumerName, jobsStream, leasesBucket } from '../../services/nats/streams.ts';
 import { jobSubject } from '../../services/nats/subjects.ts';
+import type { Attempt } from '../../services/operations/attempt.ts';
 import { OperationStore } from '../../services/operations/operationStore.ts';
 import { createLogger, type Log } from '../../services/telemetry/logger.ts';
 import { createWorkerMetrics } from '../../services/telemetry/metrics.ts';
+import { assertNotBeingDeleted } from '../../services/worker/backup/settleName.ts';
 import { type AdmissionTools, admit } from '../../services/worker/loop/admission.ts';
 import { type LoopOptions, runLoop } from '../../services/worker/loop/runLoop.ts';
+import type { Tools } from '../../services/worker/tools.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 
 const log = createLogger({ level: 'error', format: 'json' }, {});
@@ -144,6 +155,62 @@ describe('what is limited', { timeout: 1_800_000 }, () => {
         assert.ok(free && permit, 'both are free at once');
         await permit.release();
       });
+  });
+
+  it('a name, while a backup of that name is being deleted: the next backup waits, which counts no attempt', async () => {
+    const address = { remote: 'local', project: 'default', instance: 'renamed' };
+    const claim = claimKey(address, 'daily', removal);
+    const leases = new Leases(bucket, 600_000);
+    const deletion = await leases.acquire(claim, holder);
+    assert.ok(deletion);
+    const operations = new OperationStore(nats, 1);
+    const stopping = new AbortController();
+    const delivery = {
+      ...{ subject: jobSubject('backup', address), data: Buffer.from('{"backup":"daily"}'), seq: 2_000_000 },
+      ...{ redelivered: false, time: new Date(), working: () => undefined, nak: () => undefined },
+      ...{ ackAck: async () => true, term: () => assert.fail('it is done') },
+    };
+    const waits: unknown[] = [];
+    let runs = 0;
+    let deliveries = 0;
+    const ended = runLoop({
+      ...{ nats, worker: 'w', operations, log, stop: stopping.signal },
+      deliveries: {
+        next: async () => {
+          deliveries += 1;
+          if (deliveries === 7) await deletion.release();
+          if (deliveries < 8) return delivery;
+          stopping.abort();
+          return undefined;
+        },
+      } as unknown as Deliveries,
+      nudges: { on: () => ({ [Symbol.dispose]: () => undefined }) },
+      tools: {
+        config: { remotes: {}, worker: { heartbeatMs: 60_000, attempts: 5, patienceHours: 1 } },
+        ...{ leases, metrics: createWorkerMetrics(), keeper: { made: async () => undefined } },
+        reservations: { release: async () => undefined, releaseAll: async () => undefined },
+      },
+      runners: {
+        backup: {
+          run: async (_job: unknown, attempt: Attempt, tools: Tools) => {
+            runs += 1;
+            await assertNotBeingDeleted({ ...address, backup: 'daily' }, attempt, tools);
+          },
+        },
+      },
+      waitingRoom: {
+        ...{ arrived: () => undefined, isBehind: () => false, callFirst: () => undefined },
+        wait: (_message: unknown, lease: string) => waits.push(lease),
+      },
+      outages: { gate: async () => undefined, examine: async () => ({ gate: undefined, cut: false }) },
+      handingBack: new AbortController().signal,
+    } as unknown as LoopOptions);
+    await ended;
+    assert.equal(runs, 2);
+    assert.deepEqual(waits, Array(5).fill(claim));
+    const done = (await operations.find(operationIdOf({ messageId: undefined, sequence: delivery.seq }), 'local'))
+      ?.operation;
+    assert.deepEqual([done?.status, done?.attempt], ['Success', 2]);
   });
 
   it('is free again when its holder has died', async () => {

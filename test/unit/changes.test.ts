@@ -39,19 +39,54 @@ describe('a change that fails halfway', () => {
     assert.deepEqual(manifest.backup.tags, { a: 'b' });
   });
 
-  it('a hold: an unpin releases the archive, though no manifest says that it is held', async () => {
+  it('a hold: the manifest says so; the same again completes it, and an unpin ends it', async () => {
     const { store, catalog, held } = storeWith('a.tar');
-    const { replace } = store;
-    store.replace = away;
-    await assert.rejects(
-      catalog.change(address, () => ({ pinned: true, held: true }), never),
-      { code: 's3-unavailable' },
-    );
+    const pin = () => catalog.change(address, () => ({ pinned: true, held: true }), never);
+    const { hold } = store;
+    store.hold = away;
+    await assert.rejects(pin(), { code: 's3-unavailable' });
+    assert.equal((await catalog.manifest(address, never)).backup.held, true);
+    store.hold = hold;
+    await pin();
     assert.deepEqual([...held], [archive]);
-    store.replace = replace;
-    const { manifest } = await catalog.change(address, () => ({ held: false }), never);
+    const { manifest } = await catalog.change(address, () => ({}), never);
     assert.deepEqual([...held], []);
     assert.deepEqual([manifest.backup.pinned, manifest.backup.held], [undefined, undefined]);
+  });
+
+  it('a release: the manifest says held until the archive is released', async () => {
+    const { store, catalog, held } = storeWith('a.tar');
+    await catalog.change(address, () => ({ pinned: true, held: true }), never);
+    const { replace } = store;
+    store.replace = away;
+    const unpin = () => catalog.change(address, () => ({}), never);
+    await assert.rejects(unpin(), { code: 's3-unavailable' });
+    assert.equal((await catalog.manifest(address, never)).backup.held, true);
+    store.replace = replace;
+    await unpin();
+    assert.deepEqual([...held], []);
+  });
+
+  it('an unpin leaves a hold that the manifest does not name; `held`: false ends it', async () => {
+    const { catalog, held } = storeWith('a.tar');
+    held.add(archive);
+    await catalog.change(address, () => ({ pinned: true }), never);
+    await catalog.change(address, () => ({}), never);
+    assert.deepEqual([...held], [archive]);
+    await catalog.change(address, () => ({ held: false }), never);
+    assert.deepEqual([...held], []);
+  });
+
+  it('an unpin that overtakes a hold: the archive is not held', async () => {
+    const { store, catalog, held } = storeWith('a.tar');
+    const { hold } = store;
+    store.hold = async (...args) => {
+      store.hold = hold;
+      await catalog.change(address, () => ({}), never);
+      await hold(...args);
+    };
+    await catalog.change(address, () => ({ pinned: true, held: true }), never);
+    assert.deepEqual([...held], []);
   });
 
   it('an unpin in a bucket without Object Lock, or without the right to hold, needs none', async () => {

@@ -3,23 +3,25 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  chmodSync,
   chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, it } from 'node:test';
+import { describe, it, mock } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { parse } from 'yaml';
 import { loadConfig } from '../../services/contract/config.ts';
-import { examine } from '../../services/doctor/finding.ts';
+import { type Check, examine } from '../../services/doctor/finding.ts';
 import { poolsBeside } from '../../services/doctor/folder.ts';
 import { isOlder } from '../../services/doctor/nats.ts';
 import { chooseServer, findAnswers, type Question } from '../../services/init/askAnswers.ts';
@@ -37,7 +39,8 @@ import { recoveryPage, writePage } from '../../services/init/recoveryPage.ts';
 import type { LocalServer } from '../../services/init/servers.ts';
 import { tryFolder } from '../../services/init/tryStore.ts';
 import { undo } from '../../services/init/undo.ts';
-import { dropIn, unitFiles } from '../../services/init/units.ts';
+import { dropIn, ownUnit, unitFiles } from '../../services/init/units.ts';
+import { markerName } from '../../services/storage/folder/folderMarker.ts';
 
 const place: S3Place = {
   endpoint: 'https://s3.example.net',
@@ -213,6 +216,25 @@ describe('answers to lxstow init', () => {
   });
 });
 
+it('a check that is late reports only what it could not remove, not the requests that were cut off', async () => {
+  const late = new AbortController();
+  const { mock: timeout } = mock.method(AbortSignal, 'timeout', () => late.signal);
+  const check: Check = async ({ signal }, report, reportLeft) => {
+    report('ok', 'before');
+    await once(signal, 'abort');
+    report('problem', 'S3 does not support conditional writes: no answer in 5 s');
+    reportLeft('warning', 'the test object may still be in the bucket');
+    signal.throwIfAborted();
+  };
+  const examined = examine('s3', check, {} as never, new AbortController().signal);
+  timeout.restore();
+  late.abort(new DOMException('late', 'TimeoutError'));
+  assert.deepEqual(
+    (await examined).map(({ finding }) => finding),
+    ['before', 'the test object may still be in the bucket', 'the remaining checks did not finish within 20 s'],
+  );
+});
+
 it('a check that is stopped removes what it has created before it ends', async () => {
   const stop = new AbortController();
   let there = false;
@@ -245,8 +267,20 @@ it("a folder is tried with the rights of the package's service, too", { skip: !i
   assert.deepEqual(await problems(true), []);
   chownSync(folder, 1000, 1000);
   assert.deepEqual(await problems(false), []);
-  assert.match((await problems(true)).join(), /service may not write to .*nas: .* → chown -R root: /);
+  assert.match((await problems(true)).join(), /service may not write to .*nas: .* → chown root: /);
   assert.deepEqual(readdirSync(folder), []);
+  writeFileSync(join(folder, markerName), '');
+  assert.match((await problems(true)).join(), /→ chown -R root: /);
+  rmSync(join(folder, markerName));
+  // What a home directory is on some systems.
+  chownSync(folder, 0, 0);
+  chownSync(bin, 1000, 1000);
+  chmodSync(bin, 0o700);
+  const [problem = ''] = await problems(true);
+  assert.ok(
+    problem.endsWith(`→ Use a folder outside of ${bin}, which other users may not enter, or: chmod o+x '${bin}'.`),
+    problem,
+  );
 });
 
 it('a pool is beside a folder when its folder or disk image is on the same disk', async () => {
@@ -406,6 +440,23 @@ describe('what lxstow init writes', () => {
       assert.deepEqual(valuesOf(text, 'ProtectHome'), folder.startsWith('/home/') ? ['no'] : []);
       assert.deepEqual(valuesOf(text, 'PrivateTmp'), folder.startsWith('/tmp/') ? ['no'] : []);
     }
+  });
+
+  it('a sandbox that lets the service write to a folder behind a link, or where ProtectSystem=full is read-only', () => {
+    const service = { program: ['lxstow'], env: { PATH: '' }, natsPort: 4222, healthPorts: [], gid: 107 };
+    const places = placesFor('/etc/lxstow/lxstow.yaml', {}, true);
+    const text = (folder: string, links: Record<string, string> = {}) =>
+      dropIn({ ...service, places, folder }, ['lxstow'], (path) => links[path] ?? path);
+    const backups = text('/data/backups/lxstow', { '/var/backups': '/data/backups' });
+    assert.doesNotMatch(backups, /-\/var\/backups/);
+    assert.match(backups, /-\/var\/cache/);
+    assert.match(text('/data/home/anna/b', { '/home': '/data/home' }), /^ProtectHome=no$/m);
+    assert.match(text('/data/tmp/b', { '/tmp': '/data/tmp' }), /^PrivateTmp=no$/m);
+    const local = text('/usr/local/b');
+    assert.match(local, /^ProtectSystem=no$/m);
+    assert.match(local, /^ReadOnlyPaths=-\/boot -\/efi -\/etc -\/usr\/bin /m);
+    assert.match(ownUnit({ ...service, places, folder: '/etc/b' }, ['lxstow']), /^ProtectSystem=no$/m);
+    assert.match(ownUnit({ ...service, places, folder: '/mnt/b' }, ['lxstow']), /^ProtectSystem=full$/m);
   });
 
   it('no recovery page over that of a store with a similar name', async () => {

@@ -8,7 +8,9 @@ import { IdleWatch } from '../../services/concurrency/idleWatch.ts';
 import { LxstowError } from '../../services/contract/errors.ts';
 import type { BackupAddress, Manifest, Operation } from '../../services/contract/schemas.ts';
 import type { Leases } from '../../services/coordination/leases.ts';
+import type { Reservations } from '../../services/coordination/reservations.ts';
 import { Intake, type IntakeTools } from '../../services/intake/intake.ts';
+import { claimKey, removal } from '../../services/nats/bucketKeys.ts';
 import { tarOf } from '../lab/tar.ts';
 
 const id = '0b5a3c1e-7f0d-4c62-9d3b-1f4b6a5d2e11';
@@ -107,4 +109,21 @@ describe('an upload whose lease is lost', () => {
   it('interrupts a removal that the store has not answered', async () => {
     assert.deepEqual(await removed('remove'), []);
   });
+});
+
+it('an upload takes another name than that of a backup that is being deleted', async () => {
+  const ended = new Error('that is all');
+  const asked: boolean[] = [];
+  const tools = {
+    catalog: { has: async () => false },
+    leases: { holder: async (key: string) => (key === claimKey(place, name, removal) ? {} : undefined) },
+    reservations: {
+      takeNext: async (...[, , , , inUse]: Parameters<Reservations['takeNext']>) => {
+        asked.push(await inUse(name), await inUse('other.tar'));
+        throw ended;
+      },
+    },
+  } as unknown as IntakeTools;
+  await assert.rejects(new Intake(tools).take({ id, place } as Parameters<Intake['take']>[0]), ended);
+  assert.deepEqual(asked, [true, false]);
 });

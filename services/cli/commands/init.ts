@@ -15,7 +15,7 @@ import {
   writeConfiguration,
 } from '../../init/configurationFile.ts';
 import { placeText } from '../../init/initAnswers.ts';
-import { type InitRecord, type Places, placesFor, readRecord, writeRecord } from '../../init/places.ts';
+import { type InitRecord, type Places, placesFor, readRecord, withoutLinks, writeRecord } from '../../init/places.ts';
 import { freePorts, usualNatsPort } from '../../init/ports.ts';
 import { findProgram } from '../../init/programs.ts';
 import { writePage } from '../../init/recoveryPage.ts';
@@ -31,7 +31,7 @@ import {
   unitsOf,
   withoutStore,
 } from '../../init/standaloneService.ts';
-import { makeFolder, poolText, withoutLinks } from '../../init/tryStore.ts';
+import { makeFolder, poolText } from '../../init/tryStore.ts';
 import { undo } from '../../init/undo.ts';
 import { isPackaged, type Service, unitName } from '../../init/units.ts';
 import { removeNightly, setNightly, trustThisUser } from '../client/firstSteps.ts';
@@ -53,24 +53,25 @@ interface InitContext {
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
 
-/** The files of this user's init. Only root changes the machine's configuration; others get their own beside it. */
-function placesOf(source: ConfigSource): Places {
+/** The files of this user's init, and its record. Only root changes the machine's configuration; others get their own beside it. */
+function filesOf(source: ConfigSource): { places: Places; record: InitRecord | undefined } {
   const root = process.getuid?.() === 0;
   const { file, env } = source;
-  return placesFor(root ? configFile(source) : (file ?? env.LXSTOW_CONFIG), env, root);
+  const places = placesFor(root ? configFile(source) : (file ?? env.LXSTOW_CONFIG), env, root);
+  const record = readRecord(places);
+  // The environment may name another state directory now.
+  return { places: { ...places, state: record?.state ?? places.state }, record };
 }
 
 export async function initCommand(options: InitOptions, { source, stop }: InitContext): Promise<Exit> {
   // Only this user may change what init writes and starts, whatever the umask is.
   process.umask(process.umask() | 0o022);
-  const places = placesOf(source);
-  const record = readRecord(places);
+  const { places, record } = filesOf(source);
   const earlier = readEarlier(places);
   assertOurs(places, record, earlier);
   const repeated = earlier?.store !== undefined && !record?.unfinished;
-  const state = record?.state ?? places.state;
   const { server, answers } = await ask({
-    ...{ options, earlier, repeated, env: source.env, state, stop },
+    ...{ options, earlier, repeated, env: source.env, state: places.state, stop },
     confined: hasSystemd(places) && isPackaged(),
   });
   const prepared = { places, record, earlier, server, answers, env: source.env };
@@ -143,8 +144,7 @@ async function firstBackup(gateway: string, which: InitAnswers['backup']): Promi
 }
 
 export async function undoCommand({ source, stop }: InitContext): Promise<Exit> {
-  const places = placesOf(source);
-  const record = readRecord(places);
+  const { places, record } = filesOf(source);
   if (!record)
     throw new CliError(exits.notFound, `${places.record} does not exist: \`lxstow init\` has set up nothing here`);
   const kept = record.hadState ? await takeBackNightly(places, record) : [];
@@ -195,10 +195,10 @@ interface Preparation {
  */
 async function prepare({ places, record, earlier, server, answers, env }: Preparation, stop: AbortSignal) {
   const { ports, natsPort } = await choosePorts(places, record, earlier);
-  const folder = 'folder' in answers.store ? await withoutLinks(answers.store.folder) : undefined;
+  const folder = 'folder' in answers.store ? withoutLinks(answers.store.folder) : undefined;
   const healthPorts = [ports.gatewayHealth, ports.workerHealth];
   const service: Service = { places, program: programOf(env), env, natsPort, healthPorts, gid: server.gid, folder };
-  const state = record?.state ?? places.state;
+  const { state } = places;
   const hadConfiguration = record?.hadConfiguration ?? (await keepConfiguration(places));
   const made: InitRecord = {
     ...record,

@@ -171,7 +171,7 @@ async function changeBackup(parts: GatewayParts, request: Request, response: Res
   sync(response, showStored(manifest));
 }
 
-/** A held backup is pinned, and is released by an unpin. `held`: false if the request ends a hold. */
+/** A held backup is pinned, and is released by an unpin. `held`: false only if the request says so: then a hold ends even if the manifest does not name it. */
 function pinOf(
   wanted: Pick<UpdateBackupBody, 'pinned' | 'held'>,
   now: Pick<ManifestBackup, 'pinned' | 'held'>,
@@ -181,7 +181,7 @@ function pinOf(
       'bad-request',
       'held: a held backup is always pinned: set pinned to true, or leave pinned out',
     );
-  const held = wanted.held ?? (wanted.pinned !== false && now.held);
+  const held = wanted.held ?? (wanted.pinned === false ? undefined : now.held);
   return { ...((held || (wanted.pinned ?? now.pinned)) && { pinned: true }), ...(held !== undefined && { held }) };
 }
 

@@ -30,15 +30,19 @@ export function s3Objects(s3: S3Connection, { checksumHeaders }: Config['s3']): 
 
     async replace(key, etag, body, { tags, contentType, ...protection }, signal) {
       const headers = { ...described(body, contentType, tags), ...lockHeaders(protection) };
+      const { held } = protection;
+      await assertLocks(s3, { held }, signal);
       const put = async (condition: string) =>
         etagOf(await s3.send({ method: 'PUT', key, headers: { ...headers, 'if-match': condition }, body, signal }));
-      return put(`"${etag}"`).catch(async (error) => {
-        if (!isCode(error, 'conflict')) throw error;
-        // Ceph compares the header with its quotes: it refuses a condition that holds.
-        const present = await s3.send({ method: 'HEAD', key, signal });
-        if (etagOf(present) !== etag) throw error;
-        return put(etag);
-      });
+      return put(`"${etag}"`)
+        .catch(async (error) => {
+          if (!isCode(error, 'conflict')) throw error;
+          // Ceph compares the header with its quotes: it refuses a condition that holds.
+          const present = await s3.send({ method: 'HEAD', key, signal });
+          if (etagOf(present) !== etag) throw error;
+          return put(etag);
+        })
+        .catch((error) => explainNoLock({ held }, error));
     },
 
     async tag(key, tags, signal) {

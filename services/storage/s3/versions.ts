@@ -72,7 +72,7 @@ async function* entriesUnder(
 /** Reads an old version whole. */
 export async function readVersion(
   s3: S3Connection,
-  { key, version }: DeletedObject,
+  { key, version }: Pick<DeletedObject, 'key' | 'version'>,
   signal: AbortSignal,
 ): Promise<{ body: Buffer; etag: string }> {
   const { headers, body } = await s3.send({ method: 'GET', key, query: { versionId: version }, signal });

@@ -5,7 +5,7 @@ import type { Config } from '../../contract/schemas.ts';
 import type { Lease, LeaseHolder } from '../../coordination/leases.ts';
 import type { Job, JobOf } from '../../jobs/jobs.ts';
 import { defaultPool, instancePool, poolDriver } from '../../lxd/instances.ts';
-import { instanceLeaseKey, transferPermits } from '../../nats/bucketKeys.ts';
+import { claimKey, instanceLeaseKey, removal, transferPermits } from '../../nats/bucketKeys.ts';
 import { describeOutage } from '../../outages/outage.ts';
 import type { Gate } from '../../outages/outages.ts';
 import type { Tools } from '../tools.ts';
@@ -30,6 +30,8 @@ interface AdmissionOptions {
   isBehind: (lease: string) => boolean;
   /** Whether the attempt transfers an archive; an attempt that only cleans up does not. */
   movesBytes: boolean;
+  /** The name that an earlier attempt of a backup has reserved: if a backup of that name is being deleted, the job waits. */
+  reserved?: string | undefined;
   /** Set while a dependency has just come back, and only a few jobs may use it. */
   returning?: Gate;
 }
@@ -44,10 +46,14 @@ export async function admit(
   job: Job,
   holder: LeaseHolder,
   tools: AdmissionTools,
-  { isBehind, movesBytes, returning }: AdmissionOptions,
+  { isBehind, movesBytes, reserved, returning }: AdmissionOptions,
 ): Promise<Admission | Wait> {
   if (job.kind === 'delete' || job.kind === 'prune') return { permits: [] };
   const { leases } = tools;
+  if (reserved !== undefined) {
+    const lease = claimKey(job.address, reserved, removal);
+    if (await leases.holder(lease)) return { lease, reason: `deletion of backup ${job.address.instance}/${reserved}` };
+  }
   let limits: Limit[] = [];
   let fault: LxstowError | undefined;
   try {

@@ -105,6 +105,8 @@ async function attemptJob(job: Job, stored: Stored, message: Delivery, options: 
   const admission = await admit(job, { worker, operation: operation.id }, tools, {
     isBehind: (lease) => waitingRoom.isBehind(lease, message),
     movesBytes,
+    // The first attempt looks by itself, and reserves the name.
+    reserved: job.kind === 'backup' && movesBytes && operation.attempt > 0 ? operation.backup : undefined,
     ...(gate && { returning: gate }),
   });
   if ('reason' in admission) return wait(message, admission, stored, options);
