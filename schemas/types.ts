@@ -2272,7 +2272,7 @@ archive?: string
  */
 operation?: string
 /**
- * How many backups the prune had deleted before this one. If it has deleted more, this one is counted, and in the audit log.
+ * How many backups the prune had deleted before this one. If the prune's count is higher by now, this backup is already counted, and is in the audit log.
  */
 deletedBefore?: number
 }

@@ -13,7 +13,7 @@ const mostClashes = 20;
 /** Backups of one batch: as many as fit into V8's young generation, so that a long list leaves little garbage behind. */
 const batchLength = 1000;
 
-/** Notes, pin and hold that are left out end. Tags that are left out stay. `held`: false if a hold must end even if the manifest does not name it. */
+/** Notes, pin and hold are removed if they are left out; tags are kept. `held: false` ends a hold even if the manifest does not name it. */
 type BackupChange = Pick<ManifestBackup, 'notes' | 'pinned' | 'held'> & Partial<Pick<ManifestBackup, 'tags'>>;
 
 export class Catalog {
@@ -124,7 +124,7 @@ export class Catalog {
     return this.#summaries.read(entries, signal, onUnreadable);
   }
 
-  /** Like `list`, in batches, as the store lists them. Walks the listing once, and needs no more memory the more there are. */
+  /** Like `list`, in batches, as the store lists them. Walks the listing once. Memory does not grow with the number of backups. */
   batches(of: BackupScope, signal: AbortSignal, onUnreadable?: OnUnreadable): AsyncGenerator<Summary[]> {
     const listed = inBatches(listManifests(this.#store, this.#prefix, of, signal));
     return this.#summaries.walk(listed, { areWhole: of.instance === undefined, onUnreadable }, signal);

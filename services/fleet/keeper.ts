@@ -95,7 +95,7 @@ export class Keeper {
         await this.#options.fleet.askToCompare(remote);
       } catch (error) {
         this.#behind.add(remote);
-        this.#options.log.warn('the workers are not asked to compare yet', { remote, error });
+        this.#options.log.warn('could not ask the workers to compare; will try again', { remote, error });
         return;
       }
     }

@@ -166,7 +166,7 @@ async function stopInBackground(places: Places): Promise<void> {
     [join(state, 'nats', 'pid'), join(state, 'nats', 'nats.conf')],
   ] as const) {
     const server = pidIn(file, word);
-    // Its standalone stops it.
+    // If its standalone is alive, stop that first: it stops its own servers.
     if (server !== undefined) await stopProcess(parentOf(server), 'standalone');
     await stopProcess(pidIn(file, word), word);
   }

@@ -102,7 +102,7 @@ async function bareObjects(
     else if (parseArchiveKey(prefix, object.key)) bare.set(object.key, object);
   }
   return [...bare.values()].flatMap((listed) => {
-    // A copy: its words are cut out of a whole page of the listing.
+    // Copy it: its strings are slices, which keep the whole page of the listing in memory.
     const object = structuredClone(listed);
     const address = parseArchiveKey(prefix, object.key);
     return address ? { object, address } : [];

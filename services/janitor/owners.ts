@@ -156,7 +156,7 @@ export class Owners {
 
 /**
  * Whether it may have left an archive without a manifest. A backup that ended before it made anything has not: an attempt writes its checkpoint first.
- * Nor has a deletion that was refused; one that failed halfway is not told from it.
+ * Nor has a deletion that was refused. A deletion that failed halfway cannot be told from it, so it does not count either.
  */
 function mayHaveLeft({ kind, status, checkpoint }: Operation): boolean {
   return status === 'Success' || ((kind === 'backup' || kind === 'upload') && checkpoint !== undefined);

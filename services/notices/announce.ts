@@ -59,7 +59,8 @@ function noticesIn(message: JsMsg, config: Config['notify']): QueuedNotice[] {
   const operation = message.json<Operation>();
   const { remote, id } = operation;
   // NATS lets a worker write only keys of its own host, but a record may name any.
-  if (message.subject !== `$KV.${operationsBucket}.${operationKey(remote, id)}`) throw new Error('not of its key');
+  if (message.subject !== `$KV.${operationsBucket}.${operationKey(remote, id)}`)
+    throw new Error('the record names another host or id than its key');
   const notice = noticeOf(operation);
   if (!notice) return [];
   const common = { id: noticeId(notice), remote, operation: id, body: JSON.stringify(notice) };

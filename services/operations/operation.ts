@@ -91,7 +91,7 @@ export function begin(operation: Operation, owner: string, now: Date, counts = t
   return { ...move(taken, 'Running', now), ...facts, metadata: carriedOver(operation.metadata) };
 }
 
-/** If an attempt has not recorded its end: a backup's may have sent the manifest. */
+/** The operation after an attempt that may not have recorded its end. If it is a backup, that attempt may have sent the manifest, so this marks it as sent. */
 export function takenOver(operation: Operation): Operation {
   const { kind, owner, checkpoint } = operation;
   if (kind !== 'backup' || owner === undefined || checkpoint === undefined) return operation;

@@ -75,7 +75,7 @@ export class OperationStore {
 
   /**
    * Finds the operation with this id on any remote. Publishers choose ids, so several remotes may have operations of one id: returns the first one among
-   * those that `wants` accepts, because others know an id only once its operation exists. A record that is not valid hides none.
+   * those that `wants` accepts, because an id can be copied only once its operation exists. Records that are not valid are left out.
    */
   async findAnywhere(id: string, wants: (operation: Operation) => boolean): Promise<Stored | undefined> {
     const entries = await this.#bucket.entries(operationKey('*', id));

@@ -128,7 +128,7 @@ export async function retryRun(
   return before;
 }
 
-/** Whether the selector chooses instances only by name, and each of them is there. Of a schedule, it also chooses those that name the schedule. */
+/** Whether the selector chooses instances only by name, and each of them is there. A schedule's selector also chooses instances that name the schedule, so for it this is false. */
 function areAllFound({ instances = [], schedule }: RunSelector, addresses: Address[]): boolean {
   const found = new Set(addresses.map(({ instance }) => instance));
   return schedule === undefined && instances.length > 0 && instances.every((name) => found.has(name));

@@ -84,7 +84,7 @@ export function windowEnd(
   const day = Temporal.PlainDate.from(begins).add({ days: end > begins.slice(11) ? 0 : 1 });
   const endMs = day.toZonedDateTime({ timeZone: zone, plainTime: end }).epochMilliseconds;
   const atMs = Date.parse(slot.at);
-  // If clocks have skipped all that was left of it, that much is left after the slot.
+  // If clocks have skipped the rest of the window, the window stays open after the slot for as long as was left of it.
   const leftMs = day.toPlainDateTime(end).since(begins).total('milliseconds');
   return new Date(endMs > atMs ? endMs : atMs + leftMs).toISOString();
 }

@@ -110,7 +110,7 @@ export interface ObjectStore {
   readRange(key: string, etag: string, start: number, into: Buffer, signal: AbortSignal): Promise<void>;
   /** Deletes an object; true if the bucket keeps it as an old version. Succeeds if the object is already gone. */
   remove(key: string, signal: AbortSignal): Promise<boolean>;
-  /** Resolves when every object that is there is on the disk. Does nothing for a store that answers only then. */
+  /** Resolves when every object that is there is on the disk. Does nothing for a store that answers a write only once it is durable. */
   flush(signal: AbortSignal): Promise<void>;
   /**
    * Puts a legal hold on an object, or releases it, and those of its old versions with bytes of which `isToRelease` is true, if they may be listed and read

@@ -191,7 +191,7 @@ async function makeBackup(parts: GatewayParts, request: Request, response: Respo
   if (request.originalUrl.split('?', 1)[0]?.endsWith('/'))
     throw new LxstowError(
       'not-found',
-      'a backup without a name does not exist; to make one, POST without the last slash',
+      'the name of the backup is empty; to make a backup, POST without the last slash',
     );
   const address = instanceOf(request, config);
   const { name, compression, ...options } = createOptions(request, config);

@@ -130,7 +130,7 @@ export function resumeSchedule(parts: GatewayParts, client: ScheduleClient, name
     const { paused, ...resumed } = schedule;
     if (!paused) return schedule;
     assertMayGoOn(client, schedule);
-    // A publisher's trust is never seen to end: the schedule stays its restricted owner's while that may have it.
+    // lxstow cannot see when a publisher is no longer trusted, so the schedule stays with its restricted owner while that owner may have it.
     const stays = client.requestor.protocol === 'nats' && schedule.restricted && !(await ownerTrouble(parts, schedule));
     return stays ? { ...resumed, since } : ownedBy(client, { ...resumed, since });
   });

@@ -51,7 +51,7 @@ export async function feedChild(
   return outcome;
 }
 
-/** Whether a message on the queue makes no backup, or no longer: it stays there until a worker has a free slot, and then only acks it. */
+/** Whether a queued message will not lead to a backup (any more). Such a message stays on the queue until a worker with a free slot acks it. */
 async function isOver(operations: OperationStore, child: RunChild, { operation }: Queued): Promise<boolean> {
   const found = (await operations.find(operation, child.remote))?.operation;
   return found !== undefined && (isFinal(found) || found.status === 'Cancelling' || !isBackupOf(child, found));
