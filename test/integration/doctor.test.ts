@@ -510,7 +510,8 @@ describe('lxstow doctor', { timeout: 1_800_000 }, () => {
     await assert.rejects(probeOfLxd(byHttps)(signal, { writes: false }), { code: 'lxd-refused', message: refusal });
     assert.match(await refusedWorker({ remotes: { local: { ...local, socket: undefined } } }, signal), refusal);
 
-    await lab.lxd.lxc(['config', 'trust', 'add', certificate]);
+    const trusted = { type: 'client', name: 'worker', certificate: made.cert.replaceAll(/-----.*-----|\s/g, '') };
+    await bySocket.call({ method: 'POST', path: '/1.0/certificates', body: trusted, signal });
     found(await findings(), 'ok', /answers for host local$/);
     assert.ok((await readServer(byHttps, signal)).environment.server_version);
   });

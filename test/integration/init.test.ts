@@ -122,7 +122,7 @@ describe('lxstow init', { timeout: 1_800_000, skip }, () => {
       assert.ok(at >= 0, `behind ${JSON.stringify(answer)} there is no ${reason} in\n${said}`);
       from += at;
     }
-    assert.match(said, /^LXD \S+ at \S+unix\.socket: 1 instance; storage pools: .*bt \(btrfs, .* free\)/m);
+    assert.match(said, /^(LXD|Incus) \S+ at \S+unix\.socket: 1 instance; storage pools: .*bt \(btrfs, .* free\)/m);
     assert.match(said, /c1 +backup_\S+ +Success/);
     assert.match(said, /systemd does not run lxstow here/);
     assert.doesNotMatch(said, /change-me-now/);
@@ -220,7 +220,8 @@ describe('lxstow init', { timeout: 1_800_000, skip }, () => {
     await refused(`${elsewhere} --store ${endpoint}`, 64, /no answer to “Access key”: give --access-key-file/);
     await refused(`${keys} ${elsewhere} --store ${endpoint} --nightly 24:00`, 64, /--nightly: "24:00" is not a time/);
     await refused(`${elsewhere} --store ftp://x`, 64, /--store: ftp:\/\/x: give a folder/);
-    await refused(`${elsewhere} --engine incus`, 64, /only LXD is here/);
+    const [missing, here] = lxd.engine === 'incus6' ? ['lxd', 'Incus'] : ['incus', 'LXD'];
+    await refused(`${elsewhere} --engine ${missing}`, 64, new RegExp(`only ${here} is here`));
     await refused(`true | lxstow -c ~/other/lxstow.yaml init`, 64, /no answer to: Where should backups go/);
     await refused('ls ~/other', 2, /No such file/);
     await refused('LXD_DIR=/nowhere lxstow -c ~/other/lxstow.yaml init --yes', 69, /\/nowhere\/unix\.socket/);
@@ -380,7 +381,7 @@ describe('lxstow init', { timeout: 1_800_000, skip }, () => {
     // MinIO has the usual port.
     const said = await type(`lxstow init --yes --store ${nas}/lxstow --nightly 03:00 --keep-daily 14`);
     assert.match(said, /lxstow can be written to\n {2}(ok|warning) .* are free in /);
-    assert.match(said, /warning .*lxstow is on the same disk as the storage of LXD \(.*\): if that disk dies/);
+    assert.match(said, /warning .*lxstow is on the same disk as the storage of (LXD|Incus) \(.*\): if that disk dies/);
     assert.match(said, /^1 of 1 backed up$/m);
     const files = await lxd.fingerprint('c1');
     await lxd.lxc(['delete', '--force', 'c1']);

@@ -40,6 +40,7 @@ import { configured } from '../configured.ts';
 import { CliError, type Exit, exits } from '../exit.ts';
 import { runningOwnNats } from '../standalone/ownNats.ts';
 import { Questions } from '../terminal/questions.ts';
+import { table } from '../terminal/table.ts';
 
 export interface InitOptions extends AnswerOptions {
   yes?: boolean;
@@ -258,17 +259,19 @@ async function sayNext(places: Places, service: Service, { store }: InitAnswers,
   const { standard } = await listRemotes();
   const name = gateway === standard ? 'NAME' : `${gateway}:NAME`;
   const other = process.env.SUDO_USER;
+  const commands = [
+    [`  lxstow backup ${name}`, 'back up an instance now'],
+    [`  lxstow list ${name}`, 'its backups'],
+    [`  lxstow restore ${name} latest`, 'restore it if it is gone; --as OTHER makes a copy'],
+    ['  lxstow status', 'whether every instance has a recent backup'],
+    ['  lxstow schedule next --instances', 'what is backed up next, and when'],
+    ['  lxstow doctor', 'what is wrong, and what to do'],
+  ];
   say(`
 Backups go to ${placeText(store)}. KEEP ${places.page} ELSEWHERE:
 with it and the store, everything can be restored on another machine.
 
-What to type next:
-  lxstow backup ${name}                   back up an instance now
-  lxstow list ${name}                     its backups
-  lxstow restore ${name} latest           restore it if it is gone; --as OTHER makes a copy
-  lxstow status                        whether every instance has a recent backup
-  lxstow schedule next --instances     what is backed up next, and when
-  lxstow doctor                        what is wrong, and what to do`);
+${table(['What to type next:', ''], commands).trimEnd()}`);
   if (!hasSystemd(places))
     say(`
 systemd does not run lxstow here, so nothing starts it after a reboot. Its log is ${logFile(places)}. To start it:
