@@ -143,19 +143,19 @@ async function assertNothingFound(stack: Stack, variables: NodeJS.ProcessEnv = {
 
 async function tidyUp(stack: Stack): Promise<void> {
   const found: Finding[] = [];
-  const isClean = () =>
+  const left = () =>
     stack.assertNothingLeft().then(
-      () => true,
-      () => false,
+      () => undefined,
+      (error: Error) => error.message,
     );
   await until(
     async () => {
       const command = ['--config', stack.stow.configFile, 'janitor', '--format', 'json'];
       const removed = JSON.parse(await lxstow(command)) as Finding[];
       found.push(...removed);
-      return removed.length === 0 && (await isClean());
+      return { removed, left: await left() };
     },
-    (isDone) => isDone,
+    (looked) => looked.removed.length === 0 && looked.left === undefined,
   );
   const expected = ['lxd-backup', 'lease', 'claim', 'reservation', 'checkpoint'];
   const others = found.filter(({ kind, action }) => !expected.includes(kind) || action !== 'removed');
