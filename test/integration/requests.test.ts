@@ -52,7 +52,7 @@ describe('requests', { timeout: 1_800_000 }, () => {
     ['an unknown instance', 'POST', '/1.0/instances/nobody/backups', 404, /instance nobody does not exist/],
     ['an unknown backup', 'GET', `${backups}/nothing.tar`, 404, /backup c1\/nothing.tar does not exist/],
     ['an unknown backup to restore', 'POST', `${backups}/nothing.tar`, 404, /backup c1\/nothing.tar does not exist/],
-    ['no backup to restore', 'POST', `${backups}/?project=default`, 404, /without a name/, { body: { start: true } }],
+    ['no backup to restore', 'POST', `${backups}/?project=default`, 404, /backup is empty/, { body: { start: true } }],
     ['an unknown backup to delete', 'DELETE', `${backups}/nothing.tar`, 404, /backup c1\/nothing.tar does not exist/],
     ['an unknown remote', 'POST', `${backups}?target=mars`, 404, /host mars does not exist; there are: local/],
     ['an unknown host in a list', 'GET', `${backups}?target=mars`, 404, /host mars/],
