@@ -73,12 +73,17 @@ function areAbove(paths: string[], folder: string, resolve: typeof withoutLinks)
   return paths.some((path) => `${folder}/`.startsWith(`${resolve(path)}/`));
 }
 
+/** Whether `ProtectSystem=full` leaves the folder of backups writable. */
+function maySealSystem(folder: string | undefined, resolve: typeof withoutLinks): boolean {
+  return folder === undefined || !areAbove(system, folder, resolve);
+}
+
 /**
  * Lets the service write to the folder. systemd mounts nothing at the folder or above it: with a mount below the disk's, `umount` on the host would succeed while the service keeps the
  * disk; with one at a mount point, the service would not see a disk that is mounted later. So there is neither ReadWritePaths= nor ProtectSystem=strict.
  */
 function sandboxAround(folder: string, resolve: typeof withoutLinks): string[] {
-  const isFull = !areAbove(system, folder, resolve);
+  const isFull = maySealSystem(folder, resolve);
   const listed = isFull ? readOnly : [...system, ...readOnly];
   return [
     `ProtectSystem=${isFull ? 'full' : 'no'}`,
@@ -92,7 +97,7 @@ function sandboxAround(folder: string, resolve: typeof withoutLinks): string[] {
 }
 
 export function ownUnit({ env: { PATH = '' }, folder }: Service, command: string[]): string {
-  const isFull = folder === undefined || !areAbove(system, folder, withoutLinks);
+  const isFull = maySealSystem(folder, withoutLinks);
   return `${written}[Unit]
 Description=lxstow: gateway and worker in one
 Wants=network-online.target

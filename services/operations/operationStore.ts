@@ -208,6 +208,7 @@ export class OperationStore {
   }
 }
 
-function keyOf({ remote, id }: Operation): string {
+/** The key of its record. */
+export function keyOf({ remote, id }: Pick<Operation, 'remote' | 'id'>): string {
   return operationKey(remote, id);
 }

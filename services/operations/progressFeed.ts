@@ -7,7 +7,7 @@ import type { Nats } from '../nats/connection.ts';
 import { parseProgressSubject, progressSubject } from '../nats/subjects.ts';
 import { listen } from '../nats/subscriptions.ts';
 import { isAtWork, withProgress } from './operationProgress.ts';
-import type { OperationStore } from './operationStore.ts';
+import { keyOf, type OperationStore } from './operationStore.ts';
 
 /** The number of operations whose last progress is remembered: about 4 kB each. */
 const mostRemembered = 4096;
@@ -91,8 +91,4 @@ export class ProgressFeed implements Disposable {
       this.#reading.delete(key);
     }
   }
-}
-
-function keyOf({ remote, id }: Operation): string {
-  return operationKey(remote, id);
 }

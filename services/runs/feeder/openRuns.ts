@@ -82,17 +82,8 @@ export class Fleet {
   addChunk(of: OpenRun, children: RunChild[]): void {
     const chunk = of.chunks.length;
     const added = children.map((child) => ({
-      ...{
-        id: childId(of.run, child),
-        of,
-        chunk,
-        child,
-        fed: false,
-        tried: false,
-        handedBack: false,
-        cancelling: false,
-      },
-      dueMs: dueMs(of.run, child),
+      ...{ id: childId(of.run, child), of, chunk, child, dueMs: dueMs(of.run, child) },
+      ...{ fed: false, tried: false, handedBack: false, cancelling: false },
     }));
     of.chunks.push(added);
     for (const each of added) {
